@@ -1,0 +1,118 @@
+/**
+ * Runs a built Worker on the local runtime (Miniflare: workerd with local D1, KV and Durable Objects), with a direct
+ * socket, so no development proxy stands in the request path. `npm start`, the end-to-end tests and the benchmark all
+ * go through here; the Worker's shape (date, flags, bindings) is read from its own wrangler.toml, so there is no
+ * second copy of it.
+ */
+import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { convertV4MiniflareOptions, Miniflare } from "miniflare";
+import { parse } from "smol-toml";
+
+export const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), "..");
+
+/** The part of a wrangler.toml that decides how the Worker runs locally. */
+type WranglerConfig = {
+  name: string;
+  compatibility_date: string;
+  compatibility_flags?: string[];
+  vars?: Record<string, string>;
+  exports?: Record<string, { type: string }>;
+  durable_objects?: { bindings: { name: string; class_name: string }[] };
+  d1_databases?: { binding: string; migrations_dir?: string }[];
+  kv_namespaces?: { binding: string }[];
+  version_metadata?: { binding: string };
+};
+
+export type LocalWorkerOptions = {
+  /** Path of the wrangler.toml, relative to the repository. */
+  config: string;
+  /** Folder with the built index.js, relative to the repository. */
+  bundle: string;
+  /** 0 picks a free port. */
+  port?: number;
+  /** Vars and secrets that are laid over the config's own vars. */
+  bindings?: Record<string, string>;
+  /** Folder for D1, KV and Durable Objects; left out: kept in memory. */
+  stateDir?: string;
+  /** Gets everything the Worker writes to its log. Default: this process's own output. */
+  onLog?: (text: string) => void;
+};
+
+export type LocalWorker = {
+  url: string;
+  port: number;
+  miniflare: Miniflare;
+  stop(): Promise<void>;
+};
+
+/** Starts one Worker and applies its D1 migrations. Rejects with the runtime's own error when it cannot start. */
+export async function startLocalWorker(options: LocalWorkerOptions): Promise<LocalWorker> {
+  const configPath = join(ROOT, options.config);
+  const config = parse(readFileSync(configPath, "utf8")) as unknown as WranglerConfig;
+  const bundle = join(ROOT, options.bundle);
+  const host = "127.0.0.1";
+  const write = options.onLog ?? ((text: string) => process.stdout.write(text));
+  const miniflare = new Miniflare(
+    convertV4MiniflareOptions({
+      name: config.name,
+      host,
+      port: 0,
+      cf: false,
+      logRequests: false,
+      unsafeDirectSockets: [{ host, port: options.port ?? 0 }],
+      modules: true,
+      scriptPath: join(bundle, "index.js"),
+      modulesRoot: bundle,
+      compatibilityDate: config.compatibility_date,
+      compatibilityFlags: config.compatibility_flags ?? [],
+      bindings: { ...config.vars, ...options.bindings },
+      kvNamespaces: (config.kv_namespaces ?? []).map((kv) => kv.binding),
+      d1Databases: (config.d1_databases ?? []).map((db) => db.binding),
+      durableObjects: Object.fromEntries(
+        (config.durable_objects?.bindings ?? []).map((binding) => [
+          binding.name,
+          { className: binding.class_name, useSQLite: true },
+        ]),
+      ),
+      ...(config.version_metadata ? { versionMetadata: config.version_metadata.binding } : {}),
+      ...(options.stateDir ? { resourcePersistencePath: options.stateDir } : {}),
+      handleRuntimeStdio(stdout: NodeJS.ReadableStream, stderr: NodeJS.ReadableStream) {
+        stdout.setEncoding("utf8").on("data", write);
+        stderr.setEncoding("utf8").on("data", write);
+      },
+    } as Parameters<typeof convertV4MiniflareOptions>[0]),
+  );
+  await miniflare.ready;
+  for (const db of config.d1_databases ?? []) {
+    if (db.migrations_dir) await migrate(miniflare, db.binding, join(dirname(configPath), db.migrations_dir));
+  }
+  const url = new URL(await miniflare.unsafeGetDirectURL());
+  return { url: url.origin, port: Number(url.port), miniflare, stop: () => miniflare.dispose() };
+}
+
+/** Applies, in order of their names, the migrations that wrangler's own table does not list yet. */
+async function migrate(miniflare: Miniflare, binding: string, folder: string): Promise<void> {
+  if (!existsSync(folder)) return;
+  const db = await miniflare.getD1Database(binding);
+  await db
+    .prepare(
+      "CREATE TABLE IF NOT EXISTS d1_migrations (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP NOT NULL)",
+    )
+    .run();
+  const { results } = await db.prepare("SELECT name FROM d1_migrations").all<{ name: string }>();
+  const applied = new Set(results.map((row) => row.name));
+  for (const name of readdirSync(folder).filter((file) => file.endsWith(".sql")).sort()) {
+    if (applied.has(name)) continue;
+    const statements = readFileSync(join(folder, name), "utf8")
+      .replace(/^\s*--.*$/gm, "")
+      .split(/;\s*(?:\n|$)/)
+      .map((statement) => statement.trim())
+      .filter((statement) => statement !== "");
+    await db.batch([
+      ...statements.map((statement) => db.prepare(statement)),
+      db.prepare("INSERT INTO d1_migrations (name) VALUES (?)").bind(name),
+    ]);
+  }
+}

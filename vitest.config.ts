@@ -1,0 +1,51 @@
+import { cloudflareTest, readD1Migrations } from "@cloudflare/vitest-plugin";
+import { defineConfig } from "vitest/config";
+
+/** Secrets of the tests: made up, and the same in every room. */
+const TEST_SECRETS = {
+  ADMIN_TOKEN: "admin-token-of-the-tests",
+  ANTHROPIC_API_KEY: "sk-ant-UPKEY-CANARY",
+  KEY_TAG_SECRET: "tag-secret-of-the-tests-0123456789",
+};
+
+export default defineConfig({
+  test: {
+    projects: [
+      {
+        // Pure logic: runs in Node, no Worker around it.
+        test: { name: "pure", include: ["test/**/*.pure.test.ts"] },
+      },
+      {
+        // Rooms inside the Workers runtime.
+        plugins: [
+          cloudflareTest(async ({ inject }) => ({
+            wrangler: { configPath: "./wrangler.toml" },
+            miniflare: {
+              bindings: {
+                ...TEST_SECRETS,
+                UPSTREAM_URL: `http://127.0.0.1:${inject("upstreamPort")}`,
+                TEST_MIGRATIONS: await readD1Migrations("./migrations"),
+              },
+            },
+          })),
+        ],
+        test: {
+          name: "workers",
+          include: ["test/**/*.worker.test.ts"],
+          globalSetup: ["./test/support/upstream.ts"],
+          setupFiles: ["./test/support/migrate.ts"],
+        },
+      },
+      {
+        // The real bundle, spoken to over HTTP by the clients people use.
+        test: {
+          name: "e2e",
+          include: ["test/e2e/**/*.test.ts", "test/simulator/**/*.e2e.test.ts"],
+          testTimeout: 30_000,
+          hookTimeout: 60_000,
+          fileParallelism: false,
+        },
+      },
+    ],
+  },
+});
