@@ -4,7 +4,7 @@
  * go through here; the Worker's shape (date, flags, bindings) is read from its own wrangler.toml, so there is no
  * second copy of it.
  */
-import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { convertV4MiniflareOptions, Miniflare } from "miniflare";
@@ -103,7 +103,9 @@ async function migrate(miniflare: Miniflare, binding: string, folder: string): P
     .run();
   const { results } = await db.prepare("SELECT name FROM d1_migrations").all<{ name: string }>();
   const applied = new Set(results.map((row) => row.name));
-  for (const name of readdirSync(folder).filter((file) => file.endsWith(".sql")).sort()) {
+  for (const name of readdirSync(folder)
+    .filter((file) => file.endsWith(".sql"))
+    .sort()) {
     if (applied.has(name)) continue;
     const statements = readFileSync(join(folder, name), "utf8")
       .replace(/^\s*--.*$/gm, "")

@@ -1,3 +1,8 @@
-import { DurableObject } from "cloudflare:workers";
-export class KeyLedger extends DurableObject { ping() { return 1; } }
-export default { async fetch(r: Request) { return new Response(r.url + "\n"); } };
+/** The Worker: what the platform calls, and nothing else. */
+import { app } from "./app.ts";
+
+export { KeyLedger } from "./ledger/key-ledger.ts";
+
+export default {
+  fetch: app.fetch,
+} satisfies ExportedHandler<Env>;

@@ -1,0 +1,65 @@
+/** Reading bodies with a limit: never more bytes than allowed, whatever `content-length` says or does not say. */
+import { err, ok, type Result } from "./result.ts";
+import type { Failure } from "./wire/errors.ts";
+
+/** Read in pieces of this size; so much may arrive past a limit before it is noticed. */
+const PIECE_BYTES = 64 * 1024;
+
+/** The whole of a body. "too large" as soon as the limit is passed; throws what the stream throws. */
+export async function readCapped(
+  body: ReadableStream<Uint8Array> | null,
+  limitBytes: number,
+): Promise<Uint8Array | "too large"> {
+  if (!body) return new Uint8Array(0);
+  const reader = body.getReader({ mode: "byob" });
+  const pieces: Uint8Array[] = [];
+  let total = 0;
+  for (;;) {
+    const { done, value } = await reader.readAtLeast(PIECE_BYTES, new Uint8Array(PIECE_BYTES));
+    if (value && value.length > 0) {
+      total += value.length;
+      if (total > limitBytes) {
+        await reader.cancel();
+        return "too large";
+      }
+      pieces.push(value);
+    }
+    // Less than was asked for: the stream has ended.
+    if (done || !value || value.length < PIECE_BYTES) break;
+  }
+  if (pieces.length === 1 && pieces[0]) return pieces[0];
+  const whole = new Uint8Array(total);
+  let at = 0;
+  for (const piece of pieces) {
+    whole.set(piece, at);
+    at += piece.length;
+  }
+  return whole;
+}
+
+/** A JSON request body as bytes: the right media type, not compressed, within the limit. */
+export async function readJsonBytes(request: Request, limitBytes: number): Promise<Result<Uint8Array, Failure>> {
+  const { headers } = request;
+  const type = headers.get("content-type") ?? "";
+  if (!/^application\/(?:[\w.-]+\+)?json\s*(?:;\s*charset\s*=\s*"?utf-8"?\s*)?$/i.test(type)) {
+    return err({
+      kind: "unsupported_media_type",
+      message: "The request body must be sent as `content-type: application/json` in UTF-8.",
+    });
+  }
+  const encoding = headers.get("content-encoding");
+  if (encoding !== null && encoding.toLowerCase() !== "identity") {
+    return err({ kind: "unsupported_media_type", message: "Compressed request bodies are not accepted." });
+  }
+  const tooLarge = err({ kind: "request_too_large", limitBytes } as const);
+  const declared = headers.get("content-length");
+  if (declared !== null && Number(declared) > limitBytes) return tooLarge;
+  try {
+    // With a declared length the runtime itself holds the client to it.
+    if (declared !== null) return ok(new Uint8Array(await request.arrayBuffer()));
+    const bytes = await readCapped(request.body, limitBytes);
+    return bytes === "too large" ? tooLarge : ok(bytes);
+  } catch {
+    return err({ kind: "invalid_request", message: "The request body ended before it was complete." });
+  }
+}

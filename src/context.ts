@@ -1,0 +1,66 @@
+/** What every handler gets: Hono's context with this call's own facts, and the one way to answer with a failure. */
+import type { Context } from "hono";
+import type { Settings } from "./env.ts";
+import { describeFailure, errorBody, type Failure } from "./wire/errors.ts";
+
+/** Facts of one call, fixed when it arrives. */
+export type Call = {
+  /** `req_…`, ours; goes out as `x-sluice-request-id`. */
+  readonly requestId: string;
+  /** Milliseconds since the epoch, taken once. */
+  readonly startedAt: number;
+  /** W3C trace id, taken over from `traceparent` or made. */
+  readonly traceId: string;
+  readonly settings: Settings;
+  /** What the log line tells beyond the obvious; filled in on the way. */
+  readonly log: LogFacts;
+};
+
+export type LogFacts = {
+  key_id?: string;
+  actor?: string;
+  error_type?: string;
+  error_kind?: string;
+  /** The matched route's own name. */
+  route?: string;
+  /** The call settles, and that writes the line. */
+  settles?: true;
+};
+
+export type AppEnv = { Bindings: Env; Variables: { call: Call } };
+export type AppContext = Context<AppEnv>;
+export type Handler = (c: AppContext) => Response | Promise<Response>;
+
+/** The answer for a failure, in Anthropic's shape; `headers` are added to the failure's own. */
+export function fail(c: AppContext, failure: Failure, headers: Readonly<Record<string, string>> = {}): Response {
+  const { requestId, log } = c.var.call;
+  log.error_type = describeFailure(failure).type;
+  log.error_kind = failure.kind;
+  return failureResponse(failure, requestId, headers);
+}
+
+/** The same, where there is no call yet. */
+export function failureResponse(
+  failure: Failure,
+  requestId: string,
+  headers: Readonly<Record<string, string>> = {},
+): Response {
+  const { status, type, message, headers: own } = describeFailure(failure);
+  return new Response(errorBody(type, message, requestId), {
+    status,
+    // `request-id` too: it is where SDKs look for the id of an error (wire notes §2.3).
+    headers: { ...jsonHeaders(requestId), "request-id": requestId, ...own, ...headers },
+  });
+}
+
+/** A JSON answer of one of our own endpoints. */
+export function json(c: AppContext, status: number, body: unknown): Response {
+  return new Response(JSON.stringify(body), {
+    status,
+    headers: jsonHeaders(c.var.call.requestId),
+  });
+}
+
+function jsonHeaders(requestId: string): Record<string, string> {
+  return { "content-type": "application/json", "x-sluice-request-id": requestId, "cache-control": "no-store" };
+}

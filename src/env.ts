@@ -1,0 +1,68 @@
+/** Bindings are typed by `wrangler types`; this file reads the settings among them, once per isolate. */
+import { err, ok, type Result } from "./result.ts";
+
+/** Largest body of Messages and count_tokens (Anthropic's own limit, wire notes §1.1). */
+const MAX_REQUEST_BYTES = 32 * 1024 * 1024;
+
+export type Timeouts = {
+  /** Until the first byte of a streamed answer, ms. */
+  readonly firstByteMs: number;
+  /** Longest gap between two pieces of a stream, measured on upstream bytes, ms. */
+  readonly silenceMs: number;
+  /** Whole answer of a call that is not streamed, ms. */
+  readonly totalMs: number;
+};
+
+export type Settings = {
+  /** Without a trailing slash; may hold a path prefix. */
+  readonly upstreamUrl: string;
+  readonly upstreamKey: string;
+  readonly adminToken: string;
+  /** The first one signs; all of them verify. */
+  readonly keyTagSecrets: readonly string[];
+  readonly timeouts: Timeouts;
+  readonly maxRequestBytes: number;
+};
+
+type Source = Readonly<Record<string, unknown>>;
+
+/** Parses the settings. The error names what is missing or wrong, in one sentence, and holds no value of a secret. */
+export function readSettings(source: Source): Result<Settings, string> {
+  const text = (name: string): string => (typeof source[name] === "string" ? source[name] : "");
+  for (const name of ["ANTHROPIC_API_KEY", "ADMIN_TOKEN", "KEY_TAG_SECRET"]) {
+    if (text(name) === "") return err(`The secret ${name} is not set.`);
+  }
+  if (text("KEY_TAG_SECRET").length < 16) return err("The secret KEY_TAG_SECRET is shorter than 16 characters.");
+  const upstreamUrl = text("UPSTREAM_URL").replace(/\/+$/, "");
+  if (!/^https?:\/\/[^/?#@]+[^?#]*$/.test(upstreamUrl)) {
+    return err("UPSTREAM_URL is not an http or https address without credentials and query.");
+  }
+  const numbers = { FIRST_BYTE_TIMEOUT_MS: 60_000, SILENCE_TIMEOUT_MS: 60_000, TOTAL_TIMEOUT_MS: 600_000 };
+  for (const name of Object.keys(numbers) as (keyof typeof numbers)[]) {
+    if (text(name) === "") continue;
+    const value = Number(text(name));
+    if (!Number.isInteger(value) || value < 1) return err(`${name} is not a whole number of milliseconds above 0.`);
+    numbers[name] = value;
+  }
+  const previous = text("KEY_TAG_SECRET_PREVIOUS");
+  return ok({
+    upstreamUrl,
+    upstreamKey: text("ANTHROPIC_API_KEY"),
+    adminToken: text("ADMIN_TOKEN"),
+    keyTagSecrets: previous === "" ? [text("KEY_TAG_SECRET")] : [text("KEY_TAG_SECRET"), previous],
+    timeouts: {
+      firstByteMs: numbers.FIRST_BYTE_TIMEOUT_MS,
+      silenceMs: numbers.SILENCE_TIMEOUT_MS,
+      totalMs: numbers.TOTAL_TIMEOUT_MS,
+    },
+    maxRequestBytes: MAX_REQUEST_BYTES,
+  });
+}
+
+let cached: { readonly source: object; readonly settings: Result<Settings, string> } | undefined;
+
+/** The settings of this isolate. They cannot change while it lives: a new deployment makes new isolates. */
+export function settingsOf(env: Env): Result<Settings, string> {
+  if (cached?.source !== env) cached = { source: env, settings: readSettings(env as unknown as Source) };
+  return cached.settings;
+}

@@ -1,0 +1,28 @@
+/** What the gateway wants to know of an answer, whether it came as JSON or as a stream. */
+import { parseJson } from "../json.ts";
+import { applyUsage, asFields, asText, emptyUsage, type Usage } from "./usage.ts";
+
+export type AnswerFacts = {
+  usage: Usage;
+  /** The model that answered, as upstream names it. */
+  model: string | null;
+  stopReason: string | null;
+  /** `error.type` of an error body or of an `error` event. */
+  errorType: string | null;
+};
+
+export function noFacts(): AnswerFacts {
+  return { usage: emptyUsage(), model: null, stopReason: null, errorType: null };
+}
+
+/** Reads a Message, a token count or an error body. What is not JSON has no facts. Never throws. */
+export function readAnswer(text: string): AnswerFacts {
+  const facts = noFacts();
+  const body = asFields(parseJson(text));
+  if (!body) return facts;
+  facts.errorType = asText(asFields(body.error)?.type);
+  facts.model = asText(body.model);
+  facts.stopReason = asText(body.stop_reason);
+  if (body.type === "message") applyUsage(facts.usage, body.usage);
+  return facts;
+}

@@ -1,0 +1,123 @@
+/**
+ * Every failure the gateway itself can answer with, and the one place where each becomes a status, an error type and
+ * a sentence. Shapes: wire notes §3 (`{"type":"error","error":{"type","message"},"request_id"}`).
+ *
+ * A failure carries data, never text from a secret: messages are made here and name only what the caller sent.
+ */
+
+/** One arm per failure, with what its answer needs. */
+export type Failure =
+  | { readonly kind: "invalid_request"; readonly message: string }
+  | { readonly kind: "invalid_json"; readonly problem: string; readonly position: number }
+  | { readonly kind: "unauthenticated" }
+  | { readonly kind: "scope_missing"; readonly scope: string }
+  | { readonly kind: "grant_exceeded"; readonly message: string }
+  | { readonly kind: "model_not_allowed"; readonly model: string }
+  | { readonly kind: "not_found"; readonly what: string }
+  | { readonly kind: "method_not_allowed"; readonly allow: readonly string[] }
+  | { readonly kind: "conflict"; readonly message: string }
+  | { readonly kind: "request_too_large"; readonly limitBytes: number }
+  | { readonly kind: "unsupported_media_type"; readonly message: string }
+  | { readonly kind: "rate_limited"; readonly limitPerMinute: number; readonly retryAfterMs: number }
+  | { readonly kind: "upstream_unreachable" }
+  | { readonly kind: "upstream_redirect" }
+  | { readonly kind: "upstream_cut" }
+  | { readonly kind: "upstream_timeout"; readonly phase: "first byte" | "silence" | "total"; readonly limitMs: number }
+  | { readonly kind: "unavailable"; readonly what: string; readonly retryAfterMs: number }
+  | { readonly kind: "misconfigured"; readonly message: string }
+  | { readonly kind: "internal" };
+
+export type WireError = {
+  readonly status: number;
+  readonly type: string;
+  readonly message: string;
+  /** Response headers that belong to this error. */
+  readonly headers: Readonly<Record<string, string>>;
+};
+
+const NO_HEADERS: Readonly<Record<string, string>> = {};
+
+/** Whole seconds, at least 1: `retry-after: 0` sends an SDK into its own default (wire notes §2.4). */
+export function retryAfterSeconds(ms: number): string {
+  return String(Math.max(1, Math.ceil(ms / 1000)));
+}
+
+/** Maps a failure to Anthropic's error vocabulary. Total: every arm has an answer. */
+export function describeFailure(failure: Failure): WireError {
+  const make = (status: number, type: string, message: string, headers = NO_HEADERS): WireError => ({
+    status,
+    type,
+    message,
+    headers,
+  });
+  switch (failure.kind) {
+    case "invalid_request":
+      return make(400, "invalid_request_error", failure.message);
+    case "invalid_json":
+      return make(
+        400,
+        "invalid_request_error",
+        `The request body is not valid JSON: ${failure.problem} at position ${failure.position}.`,
+      );
+    case "unauthenticated":
+      // One and the same answer for every reason, so that it tells an attacker nothing. Claude Code would retry a
+      // bare 401 for minutes (wire notes §6.2).
+      return make(401, "authentication_error", "The API key is missing, malformed, expired, revoked or unknown.", {
+        "x-should-retry": "false",
+      });
+    case "scope_missing":
+      return make(403, "permission_error", `This key lacks the scope \`${failure.scope}\` that this route needs.`);
+    case "grant_exceeded":
+      return make(403, "permission_error", failure.message);
+    case "model_not_allowed":
+      return make(403, "permission_error", `This key may not use the model \`${failure.model}\`.`);
+    case "not_found":
+      return make(404, "not_found_error", failure.what);
+    case "method_not_allowed":
+      return make(405, "invalid_request_error", `Method not allowed. Allowed: ${failure.allow.join(", ")}.`, {
+        allow: failure.allow.join(", "),
+      });
+    case "conflict":
+      return make(409, "conflict_error", failure.message);
+    case "request_too_large":
+      return make(
+        413,
+        "request_too_large",
+        `The request body is larger than the limit of ${failure.limitBytes} bytes.`,
+      );
+    case "unsupported_media_type":
+      return make(415, "invalid_request_error", failure.message);
+    case "rate_limited":
+      return make(
+        429,
+        "rate_limit_error",
+        `This key's limit of ${failure.limitPerMinute} requests per minute is reached.`,
+        { "retry-after": retryAfterSeconds(failure.retryAfterMs) },
+      );
+    case "upstream_unreachable":
+      return make(502, "api_error", "The upstream API could not be reached.");
+    case "upstream_redirect":
+      return make(502, "api_error", "The upstream API answered with a redirect, which is never followed.");
+    case "upstream_cut":
+      return make(502, "api_error", "The upstream API closed the connection before its answer was complete.");
+    case "upstream_timeout":
+      return make(
+        504,
+        "timeout_error",
+        `The upstream API exceeded the ${failure.phase} limit of ${failure.limitMs} ms.`,
+      );
+    case "unavailable":
+      return make(503, "api_error", `${failure.what} is unavailable at the moment.`, {
+        "retry-after": retryAfterSeconds(failure.retryAfterMs),
+      });
+    case "misconfigured":
+      return make(503, "api_error", failure.message);
+    case "internal":
+      return make(500, "api_error", "An internal error occurred. The request id names it in the gateway's log.");
+  }
+}
+
+/** The body of an error answer, also the `data` of an `error` event inside a stream (wire notes §3 and §3.1). */
+export function errorBody(type: string, message: string, requestId: string): string {
+  return JSON.stringify({ type: "error", error: { type, message }, request_id: requestId });
+}

@@ -1,0 +1,33 @@
+/** Ids that sort by the moment they were made: ULID's layout (48 bits of time, 80 of chance), in lower case. */
+
+const ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz";
+const TIME_CHARS = 10;
+const RANDOM_CHARS = 16;
+
+/** Crockford's base 32, one character for the low five bits of each byte. */
+export function base32(bytes: Uint8Array): string {
+  let text = "";
+  for (const byte of bytes) text += ALPHABET[byte & 31];
+  return text;
+}
+
+/** `count` characters of chance, five bits each. */
+export function randomBase32(count: number): string {
+  return base32(crypto.getRandomValues(new Uint8Array(count)));
+}
+
+/** The ten characters every id made in this millisecond begins with. */
+export function timePrefix(ms: number): string {
+  let rest = ms;
+  let text = "";
+  for (let i = 0; i < TIME_CHARS; i++) {
+    text = ALPHABET[rest % 32] + text;
+    rest = Math.floor(rest / 32);
+  }
+  return text;
+}
+
+/** `req_01k…`: 26 characters after the prefix. */
+export function newId(prefix: string, now: number): string {
+  return `${prefix}_${timePrefix(now)}${randomBase32(RANDOM_CHARS)}`;
+}

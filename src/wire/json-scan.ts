@@ -1,0 +1,348 @@
+/**
+ * One pass over a JSON body, byte by byte: is it well formed, how deep and how large is it, and where do the values
+ * stand that the gateway decides by. Nothing is built, so a body of 32 MB costs no memory beside itself, and the bytes
+ * go upstream exactly as they came. Grammar: RFC 8259; encoding: UTF-8 without a byte order mark.
+ */
+import { err, ok, type Result } from "../result.ts";
+import type { Failure } from "./errors.ts";
+
+/** Deeper bodies are refused: recursive readers behind us overflow their stack long before 10,000 levels. */
+export const MAX_JSON_DEPTH = 100;
+/** Values in one body, keys not counted. A Messages request has some ten thousand at the very most. */
+export const MAX_JSON_VALUES = 1_000_000;
+
+/** Where a top-level field's value stands, and how many elements it has if it is an array. */
+export type FieldSpan = { readonly start: number; readonly end: number; readonly elements: number };
+
+export type JsonScan = {
+  /** Whether the document is an object; the spans below are of its fields. */
+  readonly isObject: boolean;
+  /** The tracked fields that are there. A field that occurs twice has its last value here. */
+  readonly fields: ReadonlyMap<string, FieldSpan>;
+  /** Tracked fields that occur more than once, in whatever spelling (`"mod\u0065l"` is `model`). */
+  readonly duplicates: readonly string[];
+};
+
+/** A set of top-level field names to track, prepared once. */
+export type TrackedFields = readonly { readonly name: string; readonly bytes: Uint8Array }[];
+
+export function trackFields(...names: string[]): TrackedFields {
+  const encoder = new TextEncoder();
+  return names.map((name) => ({ name, bytes: encoder.encode(name) }));
+}
+
+const QUOTE = 0x22;
+const COMMA = 0x2c;
+const COLON = 0x3a;
+const BACKSLASH = 0x5c;
+const OPEN_ARRAY = 0x5b;
+const CLOSE_ARRAY = 0x5d;
+const OPEN_OBJECT = 0x7b;
+const CLOSE_OBJECT = 0x7d;
+
+/** 1 for the bytes a string cannot simply run over: quote, backslash, controls, and everything beyond ASCII. */
+const STOPS_STRING = new Uint8Array(256);
+for (let byte = 0; byte < 256; byte++) {
+  if (byte < 0x20 || byte === QUOTE || byte === BACKSLASH || byte >= 0x80) STOPS_STRING[byte] = 1;
+}
+
+const IS_OBJECT = 1;
+
+// What may come next.
+const VALUE = 0;
+const VALUE_OR_END = 1;
+const KEY = 2;
+const KEY_OR_END = 3;
+const COMMA_OR_END = 4;
+const NOTHING = 5;
+
+/** Scans a body. The error is the failure to answer with; its position counts bytes from 0. */
+export function scanJson(bytes: Uint8Array, tracked: TrackedFields = []): Result<JsonScan, Failure> {
+  return new Scanner(bytes, tracked).run();
+}
+
+class Scanner {
+  private readonly bytes: Uint8Array;
+  /** The same bytes, four by four, as far as they are aligned. */
+  private readonly words: Int32Array;
+  private readonly tracked: TrackedFields;
+  private at = 0;
+  private problem: Failure | undefined;
+
+  constructor(bytes: Uint8Array, tracked: TrackedFields) {
+    // A body is read into a buffer of its own, so this copies only in tests.
+    this.bytes = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+    this.words = new Int32Array(this.bytes.buffer, this.bytes.byteOffset, this.bytes.length >> 2);
+    this.tracked = tracked;
+  }
+
+  run(): Result<JsonScan, Failure> {
+    const { bytes } = this;
+    const length = bytes.length;
+    const kinds = new Uint8Array(MAX_JSON_DEPTH + 1);
+    const fields = new Map<string, FieldSpan>();
+    const duplicates: string[] = [];
+    let depth = 0;
+    let values = 0;
+    let expect = VALUE;
+    let isObject = false;
+    // The tracked top-level field whose value is being read.
+    let field: string | undefined;
+    let fieldStart = 0;
+    let elements = 0;
+
+    for (;;) {
+      let byte = bytes[this.at] ?? 0;
+      while (byte === 0x20 || byte === 0x0a || byte === 0x0d || byte === 0x09) byte = bytes[++this.at] ?? 0;
+      if (this.at >= length) break;
+
+      if (expect === COMMA_OR_END) {
+        if (byte === COMMA) {
+          this.at++;
+          expect = kinds[depth] === IS_OBJECT ? KEY : VALUE;
+          continue;
+        }
+        if (byte !== (kinds[depth] === IS_OBJECT ? CLOSE_OBJECT : CLOSE_ARRAY)) {
+          return this.fail(kinds[depth] === IS_OBJECT ? "expected `,` or `}`" : "expected `,` or `]`");
+        }
+      } else if (expect === KEY || expect === KEY_OR_END) {
+        if (byte === QUOTE) {
+          const keyStart = this.at;
+          if (!this.string()) return this.stop();
+          if (depth === 1) {
+            field = this.trackedName(keyStart + 1, this.at - 1);
+            if (field !== undefined && fields.has(field) && !duplicates.includes(field)) duplicates.push(field);
+          }
+          byte = bytes[this.at] ?? 0;
+          while (byte === 0x20 || byte === 0x0a || byte === 0x0d || byte === 0x09) byte = bytes[++this.at] ?? 0;
+          if (byte !== COLON) return this.fail("expected `:` after a key");
+          this.at++;
+          expect = VALUE;
+          continue;
+        }
+        if (expect === KEY || byte !== CLOSE_OBJECT) return this.fail("expected a key in double quotes");
+      } else if (expect === NOTHING) {
+        return this.fail("unexpected text after the document");
+      }
+
+      const closes = byte === CLOSE_OBJECT || byte === CLOSE_ARRAY;
+      if (
+        closes &&
+        (expect === COMMA_OR_END || expect === KEY_OR_END || (expect === VALUE_OR_END && byte === CLOSE_ARRAY))
+      ) {
+        this.at++;
+        depth--;
+      } else {
+        if (++values > MAX_JSON_VALUES) {
+          return err({
+            kind: "invalid_request",
+            message: `The request body holds more than ${MAX_JSON_VALUES} JSON values (at position ${this.at}).`,
+          });
+        }
+        if (depth === 1) {
+          fieldStart = this.at;
+          elements = 0;
+        } else if (depth === 2) elements++;
+
+        if (byte === OPEN_OBJECT || byte === OPEN_ARRAY) {
+          if (depth === 0) isObject = byte === OPEN_OBJECT;
+          if (++depth > MAX_JSON_DEPTH) {
+            return err({
+              kind: "invalid_request",
+              message: `The request body's JSON nesting is too deep: more than ${MAX_JSON_DEPTH} levels (at position ${this.at}).`,
+            });
+          }
+          kinds[depth] = byte === OPEN_OBJECT ? IS_OBJECT : 0;
+          expect = byte === OPEN_OBJECT ? KEY_OR_END : VALUE_OR_END;
+          this.at++;
+          continue;
+        }
+        if (!this.scalar(byte)) return this.stop();
+      }
+
+      // A value is complete.
+      if (depth === 1 && field !== undefined) {
+        fields.set(field, { start: fieldStart, end: this.at, elements });
+        field = undefined;
+      }
+      expect = depth === 0 ? NOTHING : COMMA_OR_END;
+    }
+    if (expect !== NOTHING) return this.fail(length === 0 ? "the body is empty" : "unexpected end");
+    return ok({ isObject, fields, duplicates });
+  }
+
+  private fail(problem: string): Result<JsonScan, Failure> {
+    return err({ kind: "invalid_json", problem, position: this.at });
+  }
+
+  private stop(): Result<JsonScan, Failure> {
+    return this.problem ? err(this.problem) : this.fail("unexpected character");
+  }
+
+  /** Notes what is wrong at the present position; false, for callers to return. */
+  private wrong(problem: string): false {
+    this.problem = {
+      kind: "invalid_json",
+      problem: this.at >= this.bytes.length ? "unexpected end" : problem,
+      position: this.at,
+    };
+    return false;
+  }
+
+  private trackedName(start: number, end: number): string | undefined {
+    const { bytes, tracked } = this;
+    const length = end - start;
+    for (let i = start; i < end; i++) {
+      if (bytes[i] !== BACKSLASH) continue;
+      const name: unknown = JSON.parse(new TextDecoder().decode(bytes.subarray(start - 1, end + 1)));
+      return tracked.find((candidate) => candidate.name === name)?.name;
+    }
+    for (const candidate of tracked) {
+      if (candidate.bytes.length !== length) continue;
+      let i = 0;
+      while (i < length && candidate.bytes[i] === bytes[start + i]) i++;
+      if (i === length) return candidate.name;
+    }
+    return undefined;
+  }
+
+  private scalar(byte: number): boolean {
+    switch (byte) {
+      case QUOTE:
+        return this.string();
+      case 0x74:
+        return this.literal("true");
+      case 0x66:
+        return this.literal("false");
+      case 0x6e:
+        return this.literal("null");
+      default:
+        if (byte === 0x2d || (byte >= 0x30 && byte <= 0x39)) return this.number(byte);
+        return this.wrong("unexpected character");
+    }
+  }
+
+  private literal(word: string): boolean {
+    for (let i = 0; i < word.length; i++, this.at++) {
+      if (this.bytes[this.at] !== word.charCodeAt(i)) return this.wrong(`expected \`${word}\``);
+    }
+    return true;
+  }
+
+  private digits(): boolean {
+    const start = this.at;
+    let byte = this.bytes[this.at] ?? 0;
+    while (byte >= 0x30 && byte <= 0x39) byte = this.bytes[++this.at] ?? 0;
+    return this.at > start || this.wrong("expected a digit");
+  }
+
+  private number(first: number): boolean {
+    if (first === 0x2d) this.at++;
+    if (this.bytes[this.at] === 0x30) this.at++;
+    else if (!this.digits()) return false;
+    if (this.bytes[this.at] === 0x2e) {
+      this.at++;
+      if (!this.digits()) return false;
+    }
+    if (((this.bytes[this.at] ?? 0) | 0x20) === 0x65) {
+      this.at++;
+      const sign = this.bytes[this.at];
+      if (sign === 0x2b || sign === 0x2d) this.at++;
+      if (!this.digits()) return false;
+    }
+    return true;
+  }
+
+  /** From the opening quote to behind the closing one. */
+  private string(): boolean {
+    const { bytes, words } = this;
+    const length = bytes.length;
+    let at = this.at + 1;
+    for (;;) {
+      while (at < length && (at & 3) !== 0 && STOPS_STRING[bytes[at] as number] === 0) at++;
+      if ((at & 3) === 0) {
+        // Four bytes at a time while none of them can be a stop (the bit tricks of Hacker's Delight, 6-1). A borrow
+        // between bytes can only stop too early; the byte loop below then decides.
+        let word = at >> 2;
+        while (word < words.length) {
+          const four = words[word] as number;
+          const quote = four ^ 0x22222222;
+          const slash = four ^ 0x5c5c5c5c;
+          const stops = four | (four - 0x20202020) | ((quote - 0x01010101) & ~quote) | ((slash - 0x01010101) & ~slash);
+          if ((stops & 0x80808080) !== 0) break;
+          word++;
+        }
+        at = word << 2;
+        while (at < length && STOPS_STRING[bytes[at] as number] === 0) at++;
+      }
+      this.at = at;
+      if (at >= length) return this.wrong("unexpected end");
+      const byte = bytes[at] as number;
+      if (byte === QUOTE) {
+        this.at = at + 1;
+        return true;
+      }
+      if (byte === BACKSLASH) {
+        if (!this.escape()) return false;
+      } else if (byte < 0x20) {
+        return this.wrong("a control character in a string must be escaped");
+      } else if (!this.multiByte(byte)) {
+        return false;
+      }
+      at = this.at;
+    }
+  }
+
+  private escape(): boolean {
+    const letter = this.bytes[++this.at] ?? 0;
+    // " \ / b f n r t
+    if (
+      letter === QUOTE ||
+      letter === BACKSLASH ||
+      letter === 0x2f ||
+      letter === 0x62 ||
+      letter === 0x66 ||
+      letter === 0x6e ||
+      letter === 0x72 ||
+      letter === 0x74
+    ) {
+      this.at++;
+      return true;
+    }
+    if (letter !== 0x75) return this.wrong("invalid escape");
+    this.at++;
+    for (let i = 0; i < 4; i++, this.at++) {
+      const digit = this.bytes[this.at] ?? 0;
+      const lower = digit | 0x20;
+      if (!((digit >= 0x30 && digit <= 0x39) || (lower >= 0x61 && lower <= 0x66))) {
+        return this.wrong("expected four hexadecimal digits");
+      }
+    }
+    return true;
+  }
+
+  /** One character beyond ASCII, by the well-formed sequences of the Unicode Standard's table 3-7. */
+  private multiByte(lead: number): boolean {
+    let low = 0x80;
+    let high = 0xbf;
+    let more: number;
+    if (lead >= 0xc2 && lead <= 0xdf) more = 1;
+    else if (lead >= 0xe0 && lead <= 0xef) {
+      more = 2;
+      if (lead === 0xe0) low = 0xa0;
+      if (lead === 0xed) high = 0x9f;
+    } else if (lead >= 0xf0 && lead <= 0xf4) {
+      more = 3;
+      if (lead === 0xf0) low = 0x90;
+      if (lead === 0xf4) high = 0x8f;
+    } else return this.wrong("invalid UTF-8");
+    this.at++;
+    for (; more > 0; more--, this.at++) {
+      const next = this.bytes[this.at] ?? 0;
+      if (next < low || next > high) return this.wrong("invalid UTF-8");
+      low = 0x80;
+      high = 0xbf;
+    }
+    return true;
+  }
+}
