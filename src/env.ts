@@ -34,7 +34,8 @@ export function readSettings(source: Source): Result<Settings, string> {
   }
   if (text("KEY_TAG_SECRET").length < 16) return err("The secret KEY_TAG_SECRET is shorter than 16 characters.");
   const upstreamUrl = text("UPSTREAM_URL").replace(/\/+$/, "");
-  if (!/^https?:\/\/[^/?#@]+[^?#]*$/.test(upstreamUrl)) {
+  const url = URL.parse(upstreamUrl);
+  if (!url || !/^https?:$/.test(url.protocol) || url.username || url.password || /[?#]/.test(upstreamUrl)) {
     return err("UPSTREAM_URL is not an http or https address without credentials and query.");
   }
   const numbers = { FIRST_BYTE_TIMEOUT_MS: 60_000, SILENCE_TIMEOUT_MS: 60_000, TOTAL_TIMEOUT_MS: 600_000 };

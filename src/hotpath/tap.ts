@@ -158,7 +158,8 @@ class Look {
 
   /** The next piece; "over" at the end or after a break; "late" when none came in time. Valid until the next call. */
   async next(limitMs: number | null): Promise<Uint8Array | "over" | "late"> {
-    const pending = (this.#pending ??= this.#read());
+    const pending = this.#pending ?? this.#read();
+    this.#pending = pending;
     const piece = await (limitMs === null ? pending : within(pending, limitMs));
     if (piece !== "late") this.#pending = undefined;
     return piece;

@@ -16,9 +16,9 @@ export function randomBase32(count: number): string {
   return base32(crypto.getRandomValues(new Uint8Array(count)));
 }
 
-/** The ten characters every id made in this millisecond begins with. */
+/** The ten characters every id made in this millisecond begins with; times before 1970 count as its first moment. */
 export function timePrefix(ms: number): string {
-  let rest = ms;
+  let rest = Math.max(0, ms);
   let text = "";
   for (let i = 0; i < TIME_CHARS; i++) {
     text = ALPHABET[rest % 32] + text;

@@ -1,0 +1,96 @@
+/** `/admin/audit`: every authenticated call, newest first, as pages of JSON, or all of them as NDJSON or CSV. */
+import type { AuditRecord } from "../audit/record.ts";
+import { AUDIT_COLUMNS, type AuditFilter, readAudit, walkAudit } from "../audit/store.ts";
+import { type AppContext, fail, json } from "../context.ts";
+import { adminOnly } from "../identity/admin-auth.ts";
+import type { Result } from "../result.ts";
+import type { Failure } from "../wire/errors.ts";
+import { csvRow } from "./csv.ts";
+import { WORKSPACE } from "./input.ts";
+import { KEY_ID, stored } from "./keys.ts";
+import { between, DEFAULT_PAGE, MAX_PAGE, matches, oneOf, page, readQuery, time } from "./query.ts";
+
+const REQUEST_ID = /^req_[0-9a-hjkmnp-tv-z]{26}$/;
+/** Rows fetched at once for an export. */
+const EXPORT_PAGE = 500;
+
+const FILTERS = {
+  key: matches(KEY_ID, "a key id"),
+  workspace: matches(WORKSPACE, "a workspace id"),
+  model: matches(/^[^\p{Cc}]{1,256}$/u, "a model id"),
+  status: between(100, 599),
+  outcome: oneOf("complete", "client_gone", "upstream_cut", "error"),
+  route: matches(/^\/[a-z0-9/_:-]{1,100}$/, "a route, such as /v1/messages"),
+  session: matches(/^[^\p{Cc}]{1,200}$/u, "a session id"),
+  from: time,
+  to: time,
+};
+
+/** `GET /admin/audit`: filters, `limit`, `cursor`. */
+export const listAudit = adminOnly(async (c) => {
+  const query = readQuery(c.req.url, {
+    ...FILTERS,
+    limit: between(1, MAX_PAGE),
+    cursor: matches(REQUEST_ID, "a cursor from `next_cursor`"),
+  });
+  if (!query.ok) return fail(c, query.error);
+  const { limit = DEFAULT_PAGE, cursor, ...filter } = query.value;
+  return stored(c, async () => {
+    const rows = await readAudit(c.env.DB, cursor === undefined ? filter : { ...filter, after: cursor }, limit + 1);
+    return json(
+      c,
+      200,
+      page(rows, limit, (row) => row.request_id, shown),
+    );
+  });
+});
+
+/** `GET /admin/audit.ndjson`: the same filters, one object a line. */
+export const exportAuditNdjson = adminOnly((c) =>
+  exported(c, "application/x-ndjson", "ndjson", "", (row) => `${JSON.stringify(shown(row))}\n`),
+);
+
+/** `GET /admin/audit.csv`: the same, with a header line; safe to open in a spreadsheet. */
+export const exportAuditCsv = adminOnly((c) =>
+  exported(c, "text/csv; charset=utf-8", "csv", csvRow(AUDIT_COLUMNS), (row) => csvRow(Object.values(shown(row)))),
+);
+
+async function exported(
+  c: AppContext,
+  contentType: string,
+  ending: string,
+  head: string,
+  line: (row: AuditRecord) => string,
+): Promise<Response> {
+  const filter: Result<AuditFilter, Failure> = readQuery(c.req.url, FILTERS);
+  if (!filter.ok) return fail(c, filter.error);
+  const encoder = new TextEncoder();
+  const pages = walkAudit(c.env.DB, filter.value, EXPORT_PAGE);
+  return stored(c, async () => {
+    // The first page before the status: a database that is down is then a 503 and not a torn file.
+    let next = await pages.next();
+    let before = head;
+    const body = new ReadableStream<Uint8Array>({
+      async pull(controller) {
+        const rows = next.done ? [] : next.value;
+        controller.enqueue(encoder.encode(before + rows.map(line).join("")));
+        before = "";
+        if (next.done) return controller.close();
+        next = await pages.next();
+      },
+    });
+    return new Response(body, {
+      headers: {
+        "content-type": contentType,
+        "content-disposition": `attachment; filename="audit.${ending}"`,
+        "cache-control": "no-store",
+        "x-sluice-request-id": c.var.call.requestId,
+      },
+    });
+  });
+}
+
+/** A record as it is answered: the time in RFC 3339, flags as booleans. */
+function shown(row: AuditRecord) {
+  return { ...row, at: new Date(row.at).toISOString(), stream: row.stream === 1, estimated: row.estimated === 1 };
+}
