@@ -5,6 +5,7 @@
  * second copy of it.
  */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { createServer } from "node:net";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { convertV4MiniflareOptions, Miniflare } from "miniflare";
@@ -78,10 +79,7 @@ export async function startLocalWorker(options: LocalWorkerOptions): Promise<Loc
       ),
       ...(config.version_metadata ? { versionMetadata: config.version_metadata.binding } : {}),
       ...(options.stateDir ? { resourcePersistencePath: options.stateDir } : {}),
-      handleRuntimeStdio(stdout: NodeJS.ReadableStream, stderr: NodeJS.ReadableStream) {
-        stdout.setEncoding("utf8").on("data", write);
-        stderr.setEncoding("utf8").on("data", write);
-      },
+      handleStructuredLogs: (log: { message: string }) => write(`${log.message}\n`),
     } as Parameters<typeof convertV4MiniflareOptions>[0]),
   );
   await miniflare.ready;
@@ -102,7 +100,7 @@ async function migrate(miniflare: Miniflare, binding: string, folder: string): P
     )
     .run();
   const { results } = await db.prepare("SELECT name FROM d1_migrations").all<{ name: string }>();
-  const applied = new Set(results.map((row) => row.name));
+  const applied = new Set(results.map((row: { name: string }) => row.name));
   for (const name of readdirSync(folder)
     .filter((file) => file.endsWith(".sql"))
     .sort()) {
@@ -116,5 +114,45 @@ async function migrate(miniflare: Miniflare, binding: string, folder: string): P
       ...statements.map((statement) => db.prepare(statement)),
       db.prepare("INSERT INTO d1_migrations (name) VALUES (?)").bind(name),
     ]);
+  }
+}
+
+/** A reason not to start that the person at the keyboard can do something about; told as one sentence. */
+export class CannotStart extends Error {}
+
+/** The port that PORT asks for, when it is free. */
+export async function freePort(text: string, otherwise: number): Promise<number> {
+  const port = text === "" ? otherwise : Number(text);
+  if (!Number.isInteger(port) || port < 0 || port > 65_535) {
+    throw new CannotStart(`PORT is "${text}", which is not a port number.`);
+  }
+  const probe = createServer();
+  const problem = await new Promise<NodeJS.ErrnoException | undefined>((done) => {
+    probe.once("error", done).listen(port, "127.0.0.1", () => done(undefined));
+  });
+  await new Promise((done) => probe.close(done));
+  if (problem?.code === "EADDRINUSE") {
+    throw new CannotStart(`Port ${port} is in use: stop what listens there, or choose another with PORT=….`);
+  }
+  if (problem) throw new CannotStart(`Port ${port} cannot be used: ${problem.message}.`);
+  return port;
+}
+
+/** Runs `start`; every Worker it reports is stopped when the process is asked to end, or when `start` fails. */
+export async function untilStopped(start: (started: (worker: LocalWorker) => void) => Promise<void>): Promise<void> {
+  const workers: LocalWorker[] = [];
+  let stopping = false;
+  const stop = async (code: number): Promise<void> => {
+    if (stopping) return;
+    stopping = true;
+    await Promise.allSettled(workers.map((worker) => worker.stop()));
+    process.exit(code);
+  };
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => void stop(0));
+  try {
+    await start((worker) => workers.push(worker));
+  } catch (error) {
+    console.error(error instanceof CannotStart ? error.message : error);
+    await stop(1);
   }
 }

@@ -5,10 +5,9 @@
  */
 import { randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { join, resolve } from "node:path";
 import { build } from "./build.ts";
-import { type LocalWorker, ROOT, startLocalWorker } from "./local-runtime.ts";
+import { CannotStart, freePort, ROOT, startLocalWorker, untilStopped } from "./local-runtime.ts";
 
 const DEFAULT_PORT = 8787;
 const DEVELOPMENT_ADMIN_TOKEN = "sluice-development-admin";
@@ -18,30 +17,9 @@ const PASSED_ON = ["FIRST_BYTE_TIMEOUT_MS", "SILENCE_TIMEOUT_MS", "TOTAL_TIMEOUT
 /** What this machine keeps between starts, beside the runtime's own state. Readable by its owner alone. */
 type LocalSecrets = { key_tag_secret: string; development_key?: string };
 
-/** A reason not to start that the person at the keyboard can do something about. */
-class CannotStart extends Error {}
-
-const workers: LocalWorker[] = [];
-let stopping = false;
-for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => void stop(0));
-
-try {
-  await start();
-} catch (error) {
-  console.error(error instanceof CannotStart ? error.message : error);
-  await stop(1);
-}
-
-async function stop(code: number): Promise<void> {
-  if (stopping) return;
-  stopping = true;
-  await Promise.allSettled(workers.map((worker) => worker.stop()));
-  process.exit(code);
-}
-
-async function start(): Promise<void> {
+await untilStopped(async (started) => {
   const { env } = process;
-  const port = await freePort(env.PORT ?? "");
+  const port = await freePort(env.PORT ?? "", DEFAULT_PORT);
   const stateDir = stateFolder(env.STATE_DIR);
   const secrets = localSecrets(stateDir, env.KEY_TAG_SECRET);
   const adminToken = env.ADMIN_TOKEN || DEVELOPMENT_ADMIN_TOKEN;
@@ -53,7 +31,7 @@ async function start(): Promise<void> {
   let upstreamKey = env.ANTHROPIC_API_KEY;
   if (!upstreamKey) {
     const simulator = await startLocalWorker({ config: "simulator/wrangler.toml", bundle: "dist/simulator" });
-    workers.push(simulator);
+    started(simulator);
     upstreamUrl = simulator.url;
     upstreamKey = "sk-ant-simulated";
   }
@@ -70,29 +48,13 @@ async function start(): Promise<void> {
     },
     ...(stateDir ? { stateDir: join(stateDir, "state") } : {}),
   });
-  workers.push(gateway);
-  const key = secrets.development_key ?? (await makeKey(gateway.url, adminToken));
+  started(gateway);
+  const kept = secrets.development_key;
+  const key = kept && (await isLive(gateway.url, adminToken, kept)) ? kept : await makeKey(gateway.url, adminToken);
   if (stateDir) saveSecrets(stateDir, { key_tag_secret: secrets.key_tag_secret, development_key: key });
   const upstream = env.ANTHROPIC_API_KEY ? upstreamUrl : `the simulated Claude at ${upstreamUrl} (docs/simulator.md)`;
   console.log(welcome(gateway.url, key, adminToken, upstream, stateDir));
-}
-
-async function freePort(text: string): Promise<number> {
-  const port = text === "" ? DEFAULT_PORT : Number(text);
-  if (!Number.isInteger(port) || port < 0 || port > 65_535) {
-    throw new CannotStart(`PORT is "${text}", which is not a port number.`);
-  }
-  const probe = createServer();
-  const problem = await new Promise<NodeJS.ErrnoException | undefined>((done) => {
-    probe.once("error", done).listen(port, "127.0.0.1", () => done(undefined));
-  });
-  await new Promise((done) => probe.close(done));
-  if (problem?.code === "EADDRINUSE") {
-    throw new CannotStart(`Port ${port} is in use: stop what listens there, or choose another with PORT=….`);
-  }
-  if (problem) throw new CannotStart(`Port ${port} cannot be used: ${problem.message}.`);
-  return port;
-}
+});
 
 /** The state folder, made and tried; undefined for `:memory:`. */
 function stateFolder(setting: string | undefined): string | undefined {
@@ -120,6 +82,14 @@ function localSecrets(stateDir: string | undefined, chosen: string | undefined):
 
 function saveSecrets(stateDir: string, secrets: LocalSecrets): void {
   writeFileSync(join(stateDir, "secrets.json"), JSON.stringify(secrets), { mode: 0o600 });
+}
+
+/** Whether the key of an earlier start is still there: the state beside it may have been deleted, or it revoked. */
+async function isLive(url: string, adminToken: string, key: string): Promise<boolean> {
+  const id = `key_${key.split("-")[2]}`;
+  const response = await fetch(`${url}/admin/keys/${id}`, { headers: { authorization: `Bearer ${adminToken}` } });
+  const record = (await response.json()) as { revoked_at?: string | null };
+  return response.ok && record.revoked_at === null;
 }
 
 async function makeKey(url: string, adminToken: string): Promise<string> {
