@@ -76,7 +76,9 @@ describe.each(Object.entries(clients))("SDK %s", (version, make) => {
   it("carries a tool loop, parallel pieces of input included", async () => {
     const client = make();
     const question = ask("What is the weather in Göteborg?");
-    const first = await client.messages.stream({ model: MODEL, max_tokens: 200, tools, messages: question }).finalMessage();
+    const first = await client.messages
+      .stream({ model: MODEL, max_tokens: 200, tools, messages: question })
+      .finalMessage();
     expect(first.stop_reason).toBe("tool_use");
     const use = first.content.find((block) => block.type === "tool_use");
     expect(use?.input).toEqual({ place: "example", days: 1 });
@@ -98,7 +100,11 @@ describe.each(Object.entries(clients))("SDK %s", (version, make) => {
     const params = { model: MODEL, max_tokens: 300, thinking: { type: "adaptive" as const } };
     const first = await client.messages.stream({ ...params, messages: ask("Think of it") } as never).finalMessage();
     expect(first.content.map((block) => block.type)).toEqual(["thinking", "text"]);
-    const turn = [...ask("Think of it"), { role: "assistant" as const, content: first.content as never }, ...ask("say: on")];
+    const turn = [
+      ...ask("Think of it"),
+      { role: "assistant" as const, content: first.content as never },
+      ...ask("say: on"),
+    ];
     const second = await client.messages.create({ ...params, messages: turn } as never);
     expect((second as Anthropic.Message).content.at(-1)).toMatchObject({ text: "on" });
     const edited = [...ask("Think of something else"), ...turn.slice(1)];
@@ -141,7 +147,9 @@ describe.each(Object.entries(clients))("SDK %s", (version, make) => {
     const wrong = version.startsWith("0")
       ? (new Anthropic0({ baseURL: gateway.url, apiKey: "sk-sluice-nonsense", maxRetries: 0 }) as unknown as Anthropic)
       : new Anthropic({ baseURL: gateway.url, apiKey: "sk-sluice-nonsense", maxRetries: 0 });
-    const error = (await wrong.models.list().catch((thrown: unknown) => thrown)) as InstanceType<typeof Anthropic.APIError>;
+    const error = (await wrong.models.list().catch((thrown: unknown) => thrown)) as InstanceType<
+      typeof Anthropic.APIError
+    >;
     expect(error).toBeInstanceOf(errors.AuthenticationError);
     expect(error.requestID).toMatch(/^req_[0-9a-z]{26}$/);
     const narrow = await gateway.makeKey({ models: ["claude-haiku-*"] });
@@ -167,7 +175,11 @@ describe.each(Object.entries(clients))("SDK %s", (version, make) => {
   );
 
   it("aborts: the upstream is told", async () => {
-    const stream = make().messages.stream({ model: `${MODEL}+endless+pace=20`, max_tokens: 100, messages: ask("go on") });
+    const stream = make().messages.stream({
+      model: `${MODEL}+endless+pace=20`,
+      max_tokens: 100,
+      messages: ask("go on"),
+    });
     await new Promise<void>((resolve) => stream.once("text", () => resolve()));
     stream.abort();
     await expect(stream.finalMessage()).rejects.toBeInstanceOf(errors.APIUserAbortError);

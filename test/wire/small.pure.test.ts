@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { canonicalPath } from "../../src/route-path.ts";
 import { readSettings } from "../../src/env.ts";
-import { mayUseModel, secretIsLive, type KeyPolicy } from "../../src/identity/key-record.ts";
+import { type KeyPolicy, mayUseModel, secretIsLive } from "../../src/identity/key-record.ts";
+import { canonicalPath } from "../../src/route-path.ts";
 import { MAX_MAX_TOKENS, MAX_MESSAGES, MAX_TOOLS, readRequestFacts } from "../../src/wire/anthropic/request.ts";
 import { describeFailure, errorBody, type Failure } from "../../src/wire/errors.ts";
 import { clientResponseHeaders, upstreamRequestHeaders } from "../../src/wire/headers.ts";
@@ -18,7 +18,9 @@ const refusal = (text: string): string => {
 
 describe("readRequestFacts", () => {
   it("reads the deciding fields, wherever and however they are written", () => {
-    expect(facts('{"stream":true,"messages":[],"max_tokens":1e3,"model":"claude-\\u006fpus-5-5","new_field":{}}')).toEqual({
+    expect(
+      facts('{"stream":true,"messages":[],"max_tokens":1e3,"model":"claude-\\u006fpus-5-5","new_field":{}}'),
+    ).toEqual({
       ok: true,
       value: { model: "claude-opus-5-5", stream: true, maxTokens: 1000 },
     });
@@ -78,7 +80,9 @@ describe("headers", () => {
         client.set("x-api-key", "sk-sluice-x");
         client.set("authorization", "Bearer sk-sluice-x");
         for (const [name, value] of upstreamRequestHeaders(client, "sk-ant-pool")) {
-          expect(name).toMatch(/^(?:anthropic-.*|x-stainless-.*|user-agent|accept|content-type|x-api-key|accept-encoding)$/);
+          expect(name).toMatch(
+            /^(?:anthropic-.*|x-stainless-.*|user-agent|accept|content-type|x-api-key|accept-encoding)$/,
+          );
           if (name === "x-api-key") expect(value).toBe("sk-ant-pool");
         }
       }),
@@ -106,7 +110,17 @@ describe("headers", () => {
       "sk-ant-pool",
     );
     expect([...sent.keys()].sort()).toEqual(
-      ["accept", "accept-encoding", "anthropic-beta", "anthropic-new-thing", "anthropic-version", "content-type", "user-agent", "x-api-key", "x-stainless-lang"].sort(),
+      [
+        "accept",
+        "accept-encoding",
+        "anthropic-beta",
+        "anthropic-new-thing",
+        "anthropic-version",
+        "content-type",
+        "user-agent",
+        "x-api-key",
+        "x-stainless-lang",
+      ].sort(),
     );
   });
 
@@ -145,7 +159,13 @@ describe("traceIdOf", () => {
   it("takes over a valid trace id and makes one otherwise", () => {
     const id = "0af7651916cd43dd8448eb211c80319c";
     expect(traceIdOf(`00-${id}-b7ad6b7169203331-01`)).toBe(id);
-    for (const bad of [null, "", "00-xyz", `00-${"0".repeat(32)}-b7ad6b7169203331-01`, `ff-${id}-b7ad6b7169203331-01`]) {
+    for (const bad of [
+      null,
+      "",
+      "00-xyz",
+      `00-${"0".repeat(32)}-b7ad6b7169203331-01`,
+      `ff-${id}-b7ad6b7169203331-01`,
+    ]) {
       expect(traceIdOf(bad)).toMatch(/^[0-9a-f]{32}$/);
       expect(traceIdOf(bad)).not.toBe(id);
     }
@@ -170,8 +190,16 @@ describe("policies", () => {
   };
 
   it("match models exactly or by a listed prefix", () => {
-    for (const model of ["claude-opus-5-5", "claude-haiku-4-5", "claude-haiku-"]) expect(mayUseModel(policy, model)).toBe(true);
-    for (const model of ["claude-opus-5-5 ", "Claude-Opus-5-5", "claude-opus-5", "claude-opus-5-5-latest", "", "ｃlaude-opus-5-5"]) {
+    for (const model of ["claude-opus-5-5", "claude-haiku-4-5", "claude-haiku-"])
+      expect(mayUseModel(policy, model)).toBe(true);
+    for (const model of [
+      "claude-opus-5-5 ",
+      "Claude-Opus-5-5",
+      "claude-opus-5",
+      "claude-opus-5-5-latest",
+      "",
+      "ｃlaude-opus-5-5",
+    ]) {
       expect(mayUseModel(policy, model)).toBe(false);
     }
     expect(mayUseModel({ ...policy, models: null }, "anything")).toBe(true);
@@ -188,9 +216,17 @@ describe("policies", () => {
 });
 
 describe("readSettings", () => {
-  const good = { ANTHROPIC_API_KEY: "k", ADMIN_TOKEN: "a", KEY_TAG_SECRET: "0123456789abcdef", UPSTREAM_URL: "https://u.test/x/" };
+  const good = {
+    ANTHROPIC_API_KEY: "k",
+    ADMIN_TOKEN: "a",
+    KEY_TAG_SECRET: "0123456789abcdef",
+    UPSTREAM_URL: "https://u.test/x/",
+  };
   it("reads good ones and says in one sentence what is wrong with others, without its value", () => {
-    expect(readSettings(good)).toMatchObject({ ok: true, value: { upstreamUrl: "https://u.test/x", timeouts: { silenceMs: 60_000 } } });
+    expect(readSettings(good)).toMatchObject({
+      ok: true,
+      value: { upstreamUrl: "https://u.test/x", timeouts: { silenceMs: 60_000 } },
+    });
     for (const [change, message] of [
       [{ ANTHROPIC_API_KEY: "" }, "The secret ANTHROPIC_API_KEY is not set."],
       [{ KEY_TAG_SECRET: "short-canary" }, "The secret KEY_TAG_SECRET is shorter than 16 characters."],
