@@ -6,11 +6,13 @@ import type { Failure } from "./wire/errors.ts";
 const PIECE_BYTES = 64 * 1024;
 
 /** The whole of a body. "too large" as soon as the limit is passed; throws what the stream throws. */
-export async function readCapped(
-  body: ReadableStream<Uint8Array> | null,
-  limitBytes: number,
-): Promise<Uint8Array | "too large"> {
+export async function readCapped(message: Request | Response, limitBytes: number): Promise<Uint8Array | "too large"> {
+  const { body, headers } = message;
   if (!body) return new Uint8Array(0);
+  const declared = headers.get("content-length");
+  // With a declared length the runtime itself holds the sender to it, and reads without waking us for each piece.
+  if (declared !== null)
+    return Number(declared) > limitBytes ? "too large" : new Uint8Array(await message.arrayBuffer());
   const reader = body.getReader({ mode: "byob" });
   const pieces: Uint8Array[] = [];
   let total = 0;
@@ -51,14 +53,9 @@ export async function readJsonBytes(request: Request, limitBytes: number): Promi
   if (encoding !== null && encoding.toLowerCase() !== "identity") {
     return err({ kind: "unsupported_media_type", message: "Compressed request bodies are not accepted." });
   }
-  const tooLarge = err({ kind: "request_too_large", limitBytes } as const);
-  const declared = headers.get("content-length");
-  if (declared !== null && Number(declared) > limitBytes) return tooLarge;
   try {
-    // With a declared length the runtime itself holds the client to it.
-    if (declared !== null) return ok(new Uint8Array(await request.arrayBuffer()));
-    const bytes = await readCapped(request.body, limitBytes);
-    return bytes === "too large" ? tooLarge : ok(bytes);
+    const bytes = await readCapped(request, limitBytes);
+    return bytes === "too large" ? err({ kind: "request_too_large", limitBytes }) : ok(bytes);
   } catch {
     return err({ kind: "invalid_request", message: "The request body ended before it was complete." });
   }

@@ -147,7 +147,7 @@ async function answer(
         return openStream(response.body, { abort, timeouts, requestId, maxTokens: facts?.maxTokens ?? null });
       }
       record.firstByteAt = clock.now();
-      const bytes = await readCapped(response.body, MAX_ANSWER_BYTES);
+      const bytes = await readCapped(response, MAX_ANSWER_BYTES);
       return bytes === "too large" ? err({ kind: "upstream_cut" }) : ok(bytes);
     },
   });
