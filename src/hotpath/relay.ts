@@ -54,12 +54,17 @@ export function relayed(route: RelayRoute): Handler {
     const record = new CallRecord(c, caller.value, route.name);
     const refuse = (failure: Failure, quota: RequestQuota | null): Response => {
       const wire = describeFailure(failure);
-      c.executionCtx.waitUntil(record.settle({ status: wire.status, outcome: "error", errorType: wire.type }));
+      record.settle({ status: wire.status, outcome: "error", errorType: wire.type });
       return fail(c, failure, quotaHeaders(quota));
     };
-    const admitted = await admit(c, route, caller.value, record);
-    if (!admitted.ok) return refuse(admitted.error.failure, admitted.error.quota);
-    return await answer(c, route, caller.value, admitted.value, record, refuse);
+    try {
+      const admitted = await admit(c, route, caller.value, record);
+      if (!admitted.ok) return refuse(admitted.error.failure, admitted.error.quota);
+      return await answer(c, route, caller.value, admitted.value, record, refuse);
+    } catch (bug) {
+      refuse({ kind: "internal" }, null);
+      throw bug;
+    }
   };
 }
 
@@ -129,7 +134,7 @@ async function answer(
   request.signal.addEventListener("abort", () => abort.abort(), { once: true });
 
   const gone = (): Response => {
-    c.executionCtx.waitUntil(record.settle({ status: CLIENT_GONE_STATUS, outcome: "client_gone" }));
+    record.settle({ status: CLIENT_GONE_STATUS, outcome: "client_gone" });
     return new Response(null, { status: CLIENT_GONE_STATUS });
   };
   const asked = await askUpstream({
@@ -161,16 +166,15 @@ async function answer(
   const { status } = response;
 
   if (!(content instanceof Uint8Array)) {
-    c.executionCtx.waitUntil(content.ended.then((end) => record.settle({ status, ...end })));
+    // What ends a stream ends it without throwing, so this is the one way to its settlement.
+    void content.ended.then((end) => record.settle({ status, ...end }));
     return new Response(content.readable, { status, headers });
   }
   const text = decoder.decode(content);
   const read = readAnswer(text);
   const failed = status >= 400;
   if (!failed && facts && read.model === null && route.name === "/v1/messages") read.usage.estimated = true;
-  c.executionCtx.waitUntil(
-    record.settle({ status, outcome: failed ? "error" : "complete", facts: read, errorType: read.errorType }),
-  );
+  record.settle({ status, outcome: failed ? "error" : "complete", facts: read, errorType: read.errorType });
   const rewritten = status === 200 ? (route.rewrite?.(text, caller) ?? null) : null;
   return new Response(NO_BODY_STATUS.has(status) ? null : (rewritten ?? content), { status, headers });
 }

@@ -29,23 +29,27 @@ export class CallRecord {
   readonly #context: AppContext;
   readonly #caller: Caller;
   readonly #route: string;
-  #settled = false;
+  readonly #settled = Promise.withResolvers<void>();
+  #ended = false;
 
   constructor(context: AppContext, caller: Caller, route: string) {
     this.#context = context;
     this.#caller = caller;
     this.#route = route;
     context.var.call.log.settles = true;
+    // From the start: without it the platform may end the call with its client, before anyone has settled it.
+    context.executionCtx.waitUntil(this.#settled.promise);
   }
 
   /** Writes the record. A second ending of the same call is ignored. */
-  settle(ending: Ending): Promise<void> {
-    if (this.#settled) return Promise.resolve();
-    this.#settled = true;
+  settle(ending: Ending): void {
+    if (this.#ended) return;
+    this.#ended = true;
     const { policy, ledger } = this.#caller;
     const record = this.#record(ending);
     console.log(requestLine(this.#context, { ...record, key_id: policy.id }));
-    return leaseBook.settle(policy.id, { requestId: record.request_id, record: JSON.stringify(record) }, ledger);
+    const settlement = { requestId: record.request_id, record: JSON.stringify(record) };
+    this.#settled.resolve(leaseBook.settle(policy.id, settlement, ledger));
   }
 
   #record(ending: Ending): AuditRecord {
