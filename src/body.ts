@@ -4,6 +4,8 @@ import type { Failure } from "./wire/errors.ts";
 
 /** Read in pieces of this size; so much may arrive past a limit before it is noticed. */
 const PIECE_BYTES = 64 * 1024;
+/** A refused body is taken in up to the largest one that could have been accepted, and a piece. */
+const MAX_DISCARDED_BYTES = 32 * 1024 * 1024 + PIECE_BYTES;
 
 /** The whole of a body. "too large" as soon as the limit is passed; throws what the stream throws. */
 export async function readCapped(message: Request | Response, limitBytes: number): Promise<Uint8Array | "too large"> {
@@ -39,6 +41,23 @@ export async function readCapped(message: Request | Response, limitBytes: number
   return whole;
 }
 
+/**
+ * Takes in a body nobody wants, up to a bound: clients that send all of it before they read would otherwise meet a
+ * closed connection instead of the answer that says what was wrong.
+ */
+async function discard({ body }: Request): Promise<void> {
+  if (!body || body.locked) return;
+  const reader = body.getReader({ mode: "byob" });
+  let buffer = new Uint8Array(PIECE_BYTES);
+  for (let read = 0; read < MAX_DISCARDED_BYTES; ) {
+    const { done, value } = await reader.read(buffer);
+    if (done || !value) return;
+    read += value.length;
+    buffer = new Uint8Array(value.buffer);
+  }
+  await reader.cancel();
+}
+
 /** A JSON request body as bytes: the right media type, not compressed, within the limit. */
 export async function readJsonBytes(request: Request, limitBytes: number): Promise<Result<Uint8Array, Failure>> {
   const { headers } = request;
@@ -55,7 +74,9 @@ export async function readJsonBytes(request: Request, limitBytes: number): Promi
   }
   try {
     const bytes = await readCapped(request, limitBytes);
-    return bytes === "too large" ? err({ kind: "request_too_large", limitBytes }) : ok(bytes);
+    if (bytes !== "too large") return ok(bytes);
+    await discard(request);
+    return err({ kind: "request_too_large", limitBytes });
   } catch {
     return err({ kind: "invalid_request", message: "The request body ended before it was complete." });
   }

@@ -6,7 +6,7 @@ import type { AppContext } from "../context.ts";
 import { type ParsedKey, parseKey } from "../identity/api-key.ts";
 import { readCredential } from "../identity/credential.ts";
 import { type KeyPolicy, secretIsLive } from "../identity/key-record.ts";
-import type { Ledger } from "../ledger/protocol.ts";
+import { LEASE_MS, type Ledger } from "../ledger/protocol.ts";
 import { err, ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
 import { leaseBook } from "./leases.ts";
@@ -14,6 +14,12 @@ import { leaseBook } from "./leases.ts";
 /** Keys whose tag this isolate has verified. Only genuine ones get in, so nobody else can fill it. */
 const MAX_VERIFIED = 10_000;
 const verified = new Map<string, ParsedKey>();
+
+/**
+ * A genuine key that the policy at hand refuses may be one that was made a moment ago: a policy older than this is
+ * asked for anew before it is refused.
+ */
+const RECHECK_MS = 250;
 
 export type Caller = { readonly policy: KeyPolicy; readonly ledger: Ledger };
 
@@ -30,11 +36,13 @@ export async function authenticate(c: AppContext): Promise<Result<Caller, Failur
     verified.set(credential, key);
   }
   const ledger = c.env.KEY_LEDGER.getByName(key.id) as unknown as Ledger;
-  const policy = await leaseBook.policyOf(key.id, ledger);
-  if (policy === "unreachable") return err({ kind: "unavailable", what: "The key's ledger", retryAfterMs: 1000 });
-  if (policy === "unknown" || !secretIsLive(policy, key.secretSha256, startedAt)) {
-    return err({ kind: "unauthenticated" });
+  for (const maxAgeMs of [LEASE_MS, RECHECK_MS]) {
+    const policy = await leaseBook.policyOf(key.id, ledger, maxAgeMs);
+    if (policy === "unreachable") return err({ kind: "unavailable", what: "The key's ledger", retryAfterMs: 1000 });
+    if (policy === "unknown") break;
+    if (!secretIsLive(policy, key.secretSha256, startedAt)) continue;
+    log.key_id = key.id;
+    return ok({ policy, ledger });
   }
-  log.key_id = key.id;
-  return ok({ policy, ledger });
+  return err({ kind: "unauthenticated" });
 }

@@ -47,8 +47,10 @@ class KeyEntry {
   retryAt = 0;
   remaining = 0;
   resetAt = 0;
-  /** Admissions since the last lease: the demand that the next lease is sized by. */
-  demand = 0;
+  /** Requests that asked in the present and in the last full second: the demand that a lease is sized by. */
+  demandNow = 0;
+  demandBefore = 0;
+  demandSince = 0;
   pending: Settlement[] = [];
   collectingSince = 0;
 }
@@ -61,10 +63,10 @@ export class LeaseBook {
     this.#clock = clock;
   }
 
-  /** The key's policy, at most LEASE_MS old. */
-  async policyOf(keyId: string, ledger: Ledger): Promise<KeyPolicy | "unknown" | "unreachable"> {
+  /** The key's policy, at most `maxAgeMs` old (LEASE_MS at the very most). */
+  async policyOf(keyId: string, ledger: Ledger, maxAgeMs = LEASE_MS): Promise<KeyPolicy | "unknown" | "unreachable"> {
     const entry = this.#entry(keyId);
-    if (entry.policy && this.#clock.now() < entry.validUntil) return entry.policy;
+    if (entry.policy && this.#clock.now() < entry.validUntil - LEASE_MS + maxAgeMs) return entry.policy;
     const outcome = await this.#lease(entry, ledger);
     return outcome === "leased" && entry.policy ? entry.policy : outcome === "leased" ? "unknown" : outcome;
   }
@@ -72,8 +74,8 @@ export class LeaseBook {
   /** Admits one request of the key, from the allowance at hand or by asking the ledger. */
   async admit(keyId: string, ledger: Ledger): Promise<Admission> {
     const entry = this.#entry(keyId);
-    entry.demand++;
     const now = this.#clock.now();
+    count(entry, now);
     if (now >= entry.validUntil || (this.#limited(entry) && entry.left === 0 && now >= entry.deniedUntil)) {
       const outcome = await this.#lease(entry, ledger);
       if (outcome !== "leased") return { kind: outcome };
@@ -123,7 +125,7 @@ export class LeaseBook {
     if (unused > 0) entry.left = 0;
     const settlements = entry.pending;
     entry.pending = [];
-    const want = Math.max(1, entry.demand);
+    const want = Math.max(1, entry.demandNow, entry.demandBefore);
     let lease: Awaited<ReturnType<Ledger["lease"]>> | "late";
     try {
       const deadline = this.#clock.wait(LEDGER_DEADLINE_MS).then((): "late" => "late");
@@ -140,7 +142,6 @@ export class LeaseBook {
     // Valid from the moment of asking: the answer is not fresher than that. A late answer never replaces a newer one.
     if (!entry.policy || lease.policy.version >= entry.policy.version) entry.policy = lease.policy;
     entry.validUntil = Math.max(entry.validUntil, asked + LEASE_MS);
-    entry.demand = 0;
     if (lease.granted !== null) {
       const now = this.#clock.now();
       entry.left += lease.granted;
@@ -166,6 +167,17 @@ export class LeaseBook {
     this.#keys.set(keyId, entry);
     return entry;
   }
+}
+
+/** Counts a request into its second. */
+function count(entry: KeyEntry, now: number): void {
+  const elapsed = now - entry.demandSince;
+  if (elapsed >= 1000) {
+    entry.demandBefore = elapsed < 2000 ? entry.demandNow : 0;
+    entry.demandNow = 0;
+    entry.demandSince = now;
+  }
+  entry.demandNow++;
 }
 
 /** The last resort: the records go to the log, which holds no secret of theirs, so that they can be booked by hand. */
