@@ -15,6 +15,7 @@ const options = {
   config: "wrangler.toml",
   bundle: "dist/gateway",
   bindings: { ANTHROPIC_API_KEY: "x", ADMIN_TOKEN: "x", KEY_TAG_SECRET: "0123456789abcdef" },
+  onLog: () => {},
 };
 const started = performance.now();
 const worker = await startLocalWorker(options);
