@@ -16,8 +16,9 @@ CREATE TABLE api_keys (
   version INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- One row per authenticated call: written by the ledgers' outboxes, read by /admin/audit and /admin/usage. Request ids
--- begin with their millisecond, so the primary key is also the order of time. No text of any prompt or answer.
+-- One row per authenticated call: written by the ledgers' outboxes, read by /admin/audit and /admin/usage. Kept for
+-- ever. Request ids begin with their millisecond, so the primary key is also the order of time. No text of any prompt
+-- or answer.
 CREATE TABLE audit (
   request_id TEXT PRIMARY KEY,
   upstream_request_id TEXT,

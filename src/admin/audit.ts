@@ -1,10 +1,8 @@
 /** `/admin/audit`: every authenticated call, newest first, as pages of JSON, or all of them as NDJSON or CSV. */
 import type { AuditRecord } from "../audit/record.ts";
-import { AUDIT_COLUMNS, type AuditFilter, readAudit, walkAudit } from "../audit/store.ts";
+import { AUDIT_COLUMNS, readAudit, walkAudit } from "../audit/store.ts";
 import { type AppContext, fail, json } from "../context.ts";
 import { adminOnly } from "../identity/admin-auth.ts";
-import type { Result } from "../result.ts";
-import type { Failure } from "../wire/errors.ts";
 import { csvRow } from "./csv.ts";
 import { WORKSPACE } from "./input.ts";
 import { KEY_ID, stored } from "./keys.ts";
@@ -13,6 +11,9 @@ import { between, DEFAULT_PAGE, MAX_PAGE, matches, oneOf, page, readQuery, time 
 const REQUEST_ID = /^req_[0-9a-hjkmnp-tv-z]{26}$/;
 /** Rows fetched at once for an export. */
 const EXPORT_PAGE = 500;
+
+/** Longest export that can be asked for by number; without one, everything. */
+const MAX_EXPORT = 100_000_000;
 
 const FILTERS = {
   key: matches(KEY_ID, "a key id"),
@@ -24,19 +25,16 @@ const FILTERS = {
   session: matches(/^[^\p{Cc}]{1,200}$/u, "a session id"),
   from: time,
   to: time,
+  cursor: matches(REQUEST_ID, "a cursor from `next_cursor`"),
 };
 
 /** `GET /admin/audit`: filters, `limit`, `cursor`. */
 export const listAudit = adminOnly(async (c) => {
-  const query = readQuery(c.req.url, {
-    ...FILTERS,
-    limit: between(1, MAX_PAGE),
-    cursor: matches(REQUEST_ID, "a cursor from `next_cursor`"),
-  });
+  const query = readQuery(c.req.url, { ...FILTERS, limit: between(1, MAX_PAGE) });
   if (!query.ok) return fail(c, query.error);
-  const { limit = DEFAULT_PAGE, cursor, ...filter } = query.value;
+  const { limit = DEFAULT_PAGE, ...filter } = query.value;
   return stored(c, async () => {
-    const rows = await readAudit(c.env.DB, cursor === undefined ? filter : { ...filter, after: cursor }, limit + 1);
+    const rows = await readAudit(c.env.DB, filter, limit + 1);
     return json(
       c,
       200,
@@ -45,7 +43,7 @@ export const listAudit = adminOnly(async (c) => {
   });
 });
 
-/** `GET /admin/audit.ndjson`: the same filters, one object a line. */
+/** `GET /admin/audit.ndjson`: the same filters, one object a line; everything, unless `limit` says how much. */
 export const exportAuditNdjson = adminOnly((c) =>
   exported(c, "application/x-ndjson", "ndjson", "", (row) => `${JSON.stringify(shown(row))}\n`),
 );
@@ -62,21 +60,31 @@ async function exported(
   head: string,
   line: (row: AuditRecord) => string,
 ): Promise<Response> {
-  const filter: Result<AuditFilter, Failure> = readQuery(c.req.url, FILTERS);
-  if (!filter.ok) return fail(c, filter.error);
+  const query = readQuery(c.req.url, { ...FILTERS, limit: between(1, MAX_EXPORT) });
+  if (!query.ok) return fail(c, query.error);
+  const { limit = Number.POSITIVE_INFINITY, ...filter } = query.value;
+  const { requestId } = c.var.call;
   const encoder = new TextEncoder();
-  const pages = walkAudit(c.env.DB, filter.value, EXPORT_PAGE);
+  const pages = walkAudit(c.env.DB, filter, EXPORT_PAGE, limit);
   return stored(c, async () => {
     // The first page before the status: a database that is down is then a 503 and not a torn file.
     let next = await pages.next();
     let before = head;
     const body = new ReadableStream<Uint8Array>({
       async pull(controller) {
-        const rows = next.done ? [] : next.value;
-        controller.enqueue(encoder.encode(before + rows.map(line).join("")));
+        const text = before + (next.done ? [] : next.value).map(line).join("");
         before = "";
+        if (text !== "") controller.enqueue(encoder.encode(text));
         if (next.done) return controller.close();
-        next = await pages.next();
+        try {
+          next = await pages.next();
+        } catch (error) {
+          // The status is out: the file ends torn, which every client notices, and never as if it were complete.
+          console.error(
+            JSON.stringify({ level: "error", msg: "export_torn", request_id: requestId, error: String(error) }),
+          );
+          controller.error(new Error("The database failed during the export."));
+        }
       },
     });
     return new Response(body, {
@@ -84,7 +92,7 @@ async function exported(
         "content-type": contentType,
         "content-disposition": `attachment; filename="audit.${ending}"`,
         "cache-control": "no-store",
-        "x-sluice-request-id": c.var.call.requestId,
+        "x-sluice-request-id": requestId,
       },
     });
   });

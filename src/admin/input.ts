@@ -14,15 +14,30 @@ const MAX_REQUEST_BYTES = 32 * 1024 * 1024;
 const MAX_GRACE_SECONDS = 2_592_000;
 
 const RFC_3339 = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/;
+const FIRST_TIME = Date.parse("0000-01-01T00:00:00Z");
+const LAST_TIME = Date.parse("9999-12-31T23:59:59.999Z");
 export const WORKSPACE = /^[A-Za-z0-9_-]{1,64}$/;
 const MODEL = /^[A-Za-z0-9._:@[\]/-]{1,127}\*?$/;
-/** Printable, and not only spaces. */
-const NAME = /^(?=.*\S)[^\p{Cc}\p{Zl}\p{Zp}]{1,100}$/u;
+/** Printable characters, counted as code points; without halves of surrogate pairs, which D1 can't keep. */
+const NAME = /^[^\p{Cc}\p{Cs}\p{Zl}\p{Zp}]{1,100}$/u;
+const MAX_METADATA_PAIRS = 16;
+const MAX_METADATA_KEY_CHARS = 64;
+const MAX_METADATA_VALUE_CHARS = 512;
+/** Longest name of an unknown field that is repeated in an answer. */
+const MAX_SHOWN_NAME = 64;
 
-/** Milliseconds since the epoch for an RFC 3339 time, or null. */
+/**
+ * Milliseconds since the epoch for an RFC 3339 time, or null. `Date.parse` alone would take 30 February for 2 March
+ * and 24:00 for the next day.
+ */
 export function parseTime(text: string): number | null {
-  const at = RFC_3339.test(text) ? Date.parse(text) : Number.NaN;
-  return Number.isNaN(at) ? null : at;
+  if (!RFC_3339.test(text) || text.slice(11, 13) === "24") return null;
+  const day = text.slice(0, 10);
+  const midnight = Date.parse(day);
+  if (Number.isNaN(midnight) || new Date(midnight).toISOString().slice(0, 10) !== day) return null;
+  const at = Date.parse(text);
+  // An offset can lead out of the years that RFC 3339 can write.
+  return at >= FIRST_TIME && at <= LAST_TIME ? at : null;
 }
 
 const wholeNumber = (min: number, max: number) => {
@@ -30,6 +45,7 @@ const wholeNumber = (min: number, max: number) => {
   return z.int(message).check(z.minimum(min, message), z.maximum(max, message));
 };
 const matching = (pattern: RegExp, message: string) => z.string(message).check(z.regex(pattern, message));
+const NAME_RULE = "must be 1 to 100 printable characters";
 const noneTwice = z.refine<readonly string[]>((list) => new Set(list).size === list.length, "holds an entry twice");
 
 const time = z.pipe(
@@ -46,8 +62,31 @@ const time = z.pipe(
   }),
 );
 
+/** Checked by hand: `z.record` would drop a pair named `__proto__` without a word. */
+const metadata = z
+  .custom<Readonly<Record<string, string>>>(
+    (value) => typeof value === "object" && value !== null && !Array.isArray(value),
+    "must be an object of texts",
+  )
+  .check((context) => {
+    const pairs = Object.entries(context.value);
+    const problem = (message: string, ...path: string[]) =>
+      context.issues.push({ code: "custom", message, path, input: context.value });
+    if (pairs.length > MAX_METADATA_PAIRS) problem(`must not have more than ${MAX_METADATA_PAIRS} entries`);
+    for (const [name, value] of pairs) {
+      if (name === "__proto__") problem("can't be the name of an entry", name);
+      else if (name.length > MAX_METADATA_KEY_CHARS) {
+        problem(`must not have a name of more than ${MAX_METADATA_KEY_CHARS} characters`, name);
+      }
+      if (typeof value !== "string") problem("must be a text", name);
+      else if (value.length > MAX_METADATA_VALUE_CHARS) {
+        problem(`must not be longer than ${MAX_METADATA_VALUE_CHARS} characters`, name);
+      }
+    }
+  });
+
 const fields = {
-  name: matching(NAME, "must be 1 to 100 printable characters"),
+  name: z.string(NAME_RULE).check(z.trim(), z.regex(NAME, NAME_RULE)),
   scopes: z
     .array(z.enum(SCOPES, `must be one of ${SCOPES.join(", ")}`), "must be a list of scopes")
     .check(z.minLength(1, "must name at least one scope"), noneTwice),
@@ -61,13 +100,7 @@ const fields = {
       ),
   ),
   expires_at: z.nullable(time),
-  metadata: z
-    .record(
-      z.string().check(z.maxLength(64, "has a key of more than 64 characters")),
-      z.string("must be a text").check(z.maxLength(512, "must not be longer than 512 characters")),
-      "must be an object of texts",
-    )
-    .check(z.refine((pairs) => Object.keys(pairs).length <= 16, "must not have more than 16 entries")),
+  metadata,
 };
 const requestsPerMinute = wholeNumber(1, MAX_LIMIT);
 const requestBytes = wholeNumber(1, MAX_REQUEST_BYTES);
@@ -78,10 +111,13 @@ const CreateKey = z.strictObject({
   scopes: z.optional(fields.scopes),
   models: z.optional(fields.models),
   limits: z.optional(
-    z.strictObject({
-      requests_per_minute: z.optional(requestsPerMinute),
-      max_request_bytes: z.optional(requestBytes),
-    }),
+    z.strictObject(
+      {
+        requests_per_minute: z.optional(requestsPerMinute),
+        max_request_bytes: z.optional(requestBytes),
+      },
+      "must be an object",
+    ),
   ),
   expires_at: z.optional(fields.expires_at),
   metadata: z.optional(fields.metadata),
@@ -92,10 +128,13 @@ const ChangeKey = z.strictObject({
   scopes: z.optional(fields.scopes),
   models: z.optional(fields.models),
   limits: z.optional(
-    z.strictObject({
-      requests_per_minute: z.optional(z.nullable(requestsPerMinute)),
-      max_request_bytes: z.optional(z.nullable(requestBytes)),
-    }),
+    z.strictObject(
+      {
+        requests_per_minute: z.optional(z.nullable(requestsPerMinute)),
+        max_request_bytes: z.optional(z.nullable(requestBytes)),
+      },
+      "must be an object",
+    ),
   ),
   expires_at: z.optional(fields.expires_at),
   metadata: z.optional(fields.metadata),
@@ -111,20 +150,30 @@ export const parseCreateKey = parser<CreateKeyInput>(CreateKey);
 export const parseChangeKey = parser<ChangeKeyInput>(ChangeKey);
 export const parseRotateKey = parser<RotateKeyInput>(RotateKey);
 
-/** A function that checks a value and tells everything that is wrong with it at once. */
+/** A function that checks a value and tells everything that is wrong with it at once, and never repeats a value. */
 function parser<T>(schema: z.ZodMiniType<T>): (value: unknown) => Result<T, Failure> {
   return function parse(value) {
+    if (typeof value !== "object" || value === null || Array.isArray(value)) {
+      return err({ kind: "invalid_request", message: "the request body must be a JSON object" });
+    }
     const parsed = schema.safeParse(value);
     if (parsed.success) return ok(parsed.data);
     const problems = parsed.error.issues.flatMap((issue) => {
-      const at = (name: PropertyKey) => [...issue.path, name].map(String).join(".");
-      if (issue.code === "unrecognized_keys") return issue.keys.map((key) => `${at(key)}: unknown field`);
-      const path = issue.path.map(String).join(".");
-      if (issue.code === "invalid_type" && issue.input === undefined) return [`${path}: Field required`];
-      return [path === "" ? "the request body must be a JSON object" : `${path}: ${issue.message}`];
+      if (issue.code === "unrecognized_keys") {
+        return issue.keys.map((name) => `${fieldName([...issue.path, name])}: unknown field`);
+      }
+      const [first] = issue.path;
+      const missing = issue.path.length === 1 && first !== undefined && !Object.hasOwn(value, first);
+      return [`${fieldName(issue.path)}: ${missing ? "Field required" : issue.message}`];
     });
-    return err({ kind: "invalid_request", message: problems.join("; ") });
+    // A number can break one rule in two ways.
+    return err({ kind: "invalid_request", message: [...new Set(problems)].join("; ") });
   };
+}
+
+/** `limits.requests_per_minute`; names that callers made up are cut short. */
+function fieldName(path: readonly PropertyKey[]): string {
+  return path.map((name) => String(name).slice(0, MAX_SHOWN_NAME)).join(".");
 }
 
 /** The body of an admin request as a JSON value; undefined where a body is optional and there is none. */

@@ -6,7 +6,7 @@
  * call completes it.
  */
 import { type AppContext, fail, json } from "../context.ts";
-import { type Admin, adminOnly } from "../identity/admin-auth.ts";
+import { type Admin, adminOnly, reachLedger, unavailable } from "../identity/admin-auth.ts";
 import { mintKey } from "../identity/api-key.ts";
 import {
   DEFAULT_SCOPES,
@@ -16,18 +16,17 @@ import {
   type KeySecret,
   type Scope,
 } from "../identity/key-record.ts";
-import { getKey, insertKey, listKeyRecords, policyOf, updateKey } from "../identity/key-store.ts";
-import type { Ledger } from "../ledger/protocol.ts";
+import { getKey, insertKey, listKeyRecords, markRevoked, policyOf, updateKey } from "../identity/key-store.ts";
 import { ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
 import { parseChangeKey, parseCreateKey, parseRotateKey, readAdminBody, WORKSPACE } from "./input.ts";
 import { between, DEFAULT_PAGE, MAX_PAGE, matches, oneOf, page, readQuery } from "./query.ts";
 
 export const KEY_ID = /^key_[0-9a-hjkmnp-tv-z]{26}$/;
-/** Secrets in their grace beside the newest one; the oldest beyond that end at once. */
-const MAX_OLD_SECRETS = 2;
-const ENFORCE_ATTEMPTS = 3;
-const ENFORCE_RETRY_MS = 100;
+/** Secrets in their grace beside the newest one; an older one ends at once. */
+const MAX_OLD_SECRETS = 1;
+/** Nothing outruns a revocation: a change that was on its way meanwhile is older for the ledger, whatever its number. */
+const LAST_VERSION = Number.MAX_SAFE_INTEGER;
 
 /** `POST /admin/keys` → 201 with the record and, this once, `key`. */
 export const createKey = adminOnly(async (c, admin) => {
@@ -103,31 +102,40 @@ export const changeKey = adminOnly(async (c, admin) => {
   if (refused) return fail(c, refused);
   return withKey(c, (record) => {
     if (record.revoked_at !== null) return Promise.resolve(fail(c, REVOKED));
-    return change(c, { ...record, ...defined(fields), limits: withoutNulls({ ...record.limits, ...limits }) });
+    return change(c, record, { ...defined(fields), limits: withoutNulls({ ...record.limits, ...limits }) });
   });
 });
 
-/** `DELETE /admin/keys/:id`: revokes. A key revoked already stays as it is. */
-export const revokeKey = adminOnly((c) =>
-  withKey(c, async (record) => {
-    const { startedAt } = c.var.call;
-    const revoked: KeyRecord =
-      record.revoked_at !== null
-        ? record
-        : { ...record, version: record.version + 1, revoked_at: startedAt, updated_at: startedAt };
-    if (!(await enforce(c, revoked))) {
-      return fail(
-        c,
-        unavailable("The key's ledger is unavailable, so the key is not revoked yet. Repeat the call; it"),
-      );
-    }
-    if (revoked !== record && !(await updateKey(c.env.DB, revoked))) return fail(c, CHANGED_MEANWHILE);
-    return json(c, 200, shown(revoked));
-  }),
-);
+/**
+ * `DELETE /admin/keys/:id`: revokes. A key revoked already stays as it is. It starts at the ledger and ends in D1, so
+ * that a key in use can be revoked while D1 is down.
+ */
+export const revokeKey = adminOnly(async (c) => {
+  const id = c.req.param("id") ?? "";
+  if (!KEY_ID.test(id)) return fail(c, NO_SUCH_KEY);
+  const revoked = await reachLedger(c, id, async (ledger) => {
+    const policy = await ledger.policy();
+    if (!policy || policy.revoked_at !== null) return policy;
+    const last = { ...policy, revoked_at: c.var.call.startedAt, version: LAST_VERSION };
+    await ledger.putPolicy(last);
+    return last;
+  });
+  if (!revoked.ok) return fail(c, unavailable("The key may still be in force. Repeat the call: the key's ledger"));
+  const at = revoked.value?.revoked_at;
+  if (at === null || at === undefined) return fail(c, NO_SUCH_KEY);
+  return stored(
+    c,
+    async () => {
+      await markRevoked(c.env.DB, id, at);
+      const record = await getKey(c.env.DB, id);
+      return record ? json(c, 200, shown(record)) : fail(c, NO_SUCH_KEY);
+    },
+    "The key is revoked, but this is not stored yet. Repeat the call: the database",
+  );
+});
 
 /** `POST /admin/keys/:id/rotate {grace_seconds?}` → the record and, this once, the new `key`. */
-export const rotateKey = adminOnly(async (c) => {
+export const rotateKey = adminOnly(async (c, admin) => {
   const empty = c.req.raw.body === null || c.req.raw.headers.get("content-length") === "0";
   const body: Result<unknown, Failure> = empty ? ok({}) : await readAdminBody(c.req.raw);
   const input = body.ok ? parseRotateKey(body.value) : body;
@@ -136,6 +144,9 @@ export const rotateKey = adminOnly(async (c) => {
   const graceEnds = startedAt + (input.value.grace_seconds ?? 0) * 1000;
   return withKey(c, async (record) => {
     if (record.revoked_at !== null) return fail(c, REVOKED);
+    // Whoever gets a key's secret gets its rights.
+    const refused = exceedsGrant(admin, record.scopes);
+    if (refused) return fail(c, refused);
     const minted = await mintKey(settings.keyTagSecrets[0] ?? "", startedAt, record.id);
     const fresh: KeySecret = {
       sha256: minted.secretSha256,
@@ -146,44 +157,40 @@ export const rotateKey = adminOnly(async (c) => {
     const old = record.secrets
       .map((secret) => ({ ...secret, expires_at: Math.min(secret.expires_at ?? graceEnds, graceEnds) }))
       .filter((secret) => secret.expires_at > startedAt);
-    const secrets = [fresh, ...old.slice(0, MAX_OLD_SECRETS)];
-    return change(c, { ...record, secrets }, { key: minted.key });
+    return change(c, record, { secrets: [fresh, ...old.slice(0, MAX_OLD_SECRETS)] }, minted.key);
   });
 });
 
+const NO_SUCH_KEY: Failure = { kind: "not_found", what: "There is no such key." };
 const REVOKED: Failure = { kind: "conflict", message: "A revoked key can't be changed." };
 const CHANGED_MEANWHILE: Failure = {
   kind: "conflict",
   message: "The key was changed by somebody else in the meantime. Read it and try again.",
 };
 
-function unavailable(what: string): Failure {
-  return { kind: "unavailable", what, retryAfterMs: 1000 };
-}
-
-/** Stores a changed record, then has it enforced. */
-async function change(c: AppContext, changed: KeyRecord, extra: Record<string, unknown> = {}): Promise<Response> {
-  const next = { ...changed, version: changed.version + 1, updated_at: c.var.call.startedAt };
-  if (!(await updateKey(c.env.DB, next))) return fail(c, CHANGED_MEANWHILE);
-  if (await enforce(c, next)) return json(c, 200, { ...shown(next), ...extra });
-  return fail(c, unavailable("The change is stored but not yet enforced. Repeat the call: the key's ledger"));
-}
-
-/** Puts a policy in force at the key's ledger. Repeating it is harmless: an older version changes nothing. */
-async function enforce(c: AppContext, record: KeyRecord): Promise<boolean> {
-  for (let attempt = 1; attempt <= ENFORCE_ATTEMPTS; attempt++) {
-    try {
-      // A stub that has failed stays broken, so each attempt takes a new one.
-      await (c.env.KEY_LEDGER.getByName(record.id) as unknown as Ledger).putPolicy(policyOf(record));
-      return true;
-    } catch (error) {
-      console.error(
-        JSON.stringify({ level: "error", msg: "policy_not_enforced", key_id: record.id, error: String(error) }),
-      );
-      if (attempt < ENFORCE_ATTEMPTS) await scheduler.wait(ENFORCE_RETRY_MS * attempt);
-    }
-  }
-  return false;
+/**
+ * Stores a changed record, then has it enforced. With a new `key` that could not be put in force the change is taken
+ * back: nobody has seen that key, and a repeated call must not push out the secret in use. (Left open: an isolate that
+ * dies between the two steps; then the repeated call ends the older secret's grace.)
+ */
+async function change(c: AppContext, record: KeyRecord, changes: Partial<KeyRecord>, key?: string): Promise<Response> {
+  const next = { ...record, ...changes, version: record.version + 1, updated_at: c.var.call.startedAt };
+  return stored(
+    c,
+    async () => {
+      if (!(await updateKey(c.env.DB, next))) return fail(c, CHANGED_MEANWHILE);
+      const enforced = await reachLedger(c, next.id, (ledger) => ledger.putPolicy(policyOf(next)));
+      if (enforced.ok) return json(c, 200, { ...shown(next), ...(key === undefined ? {} : { key }) });
+      if (key !== undefined && (await updateKey(c.env.DB, { ...record, version: next.version + 1 }))) {
+        return fail(
+          c,
+          unavailable("The rotation is taken back, for it could not be enforced. Repeat the call: the key's ledger"),
+        );
+      }
+      return fail(c, unavailable("The change is stored but not yet enforced. Repeat the call: the key's ledger"));
+    },
+    "The change may be stored but is not yet enforced. Repeat the call: the database",
+  );
 }
 
 /** Finds the key that the path names. An id that can't be one and an unknown one are the same 404. */
@@ -191,19 +198,22 @@ async function withKey(c: AppContext, then: (record: KeyRecord) => Promise<Respo
   const id = c.req.param("id") ?? "";
   return stored(c, async () => {
     const record = KEY_ID.test(id) ? await getKey(c.env.DB, id) : null;
-    return record ? await then(record) : fail(c, { kind: "not_found", what: "There is no such key." });
+    return record ? await then(record) : fail(c, NO_SUCH_KEY);
   });
 }
 
-/** Runs what needs D1; a D1 that fails is a 503 and not a bug. Its words may hold SQL, so they stay in the log. */
-export async function stored(c: AppContext, run: () => Promise<Response>): Promise<Response> {
+/**
+ * Runs what needs D1; a D1 that fails is a 503 and not a bug. Its words may hold SQL, so they stay in the log. `what`
+ * tells what is and is not in force then.
+ */
+export async function stored(c: AppContext, run: () => Promise<Response>, what = "The database"): Promise<Response> {
   try {
     return await run();
   } catch (error) {
     console.error(
       JSON.stringify({ level: "error", msg: "d1_failed", request_id: c.var.call.requestId, error: String(error) }),
     );
-    return fail(c, unavailable("The database"));
+    return fail(c, unavailable(what));
   }
 }
 

@@ -50,6 +50,7 @@ export async function insertAudit(db: D1Database, rows: readonly string[]): Prom
 export type AuditFilter = {
   readonly key?: string;
   readonly workspace?: string;
+  /** The model asked for or the one that answered. */
   readonly model?: string;
   readonly status?: number;
   readonly outcome?: Outcome;
@@ -60,7 +61,7 @@ export type AuditFilter = {
   /** Milliseconds since the epoch, exclusive. */
   readonly to?: number;
   /** The last request id of the page before. */
-  readonly after?: string;
+  readonly cursor?: string;
 };
 
 /** A WHERE clause of constant text, and the values it binds. Times become ranges of the primary key. */
@@ -68,14 +69,14 @@ function conditions(filter: AuditFilter): { readonly where: string; readonly val
   const terms: readonly (readonly [string, unknown])[] = [
     ["key_id = ?", filter.key],
     ["workspace = ?", filter.workspace],
-    ["model_requested = ?", filter.model],
+    ["? IN (model, model_requested)", filter.model],
     ["status = ?", filter.status],
     ["outcome = ?", filter.outcome],
     ["route = ?", filter.route],
     ["session_id = ?", filter.session],
     ["request_id >= ?", filter.from === undefined ? undefined : `req_${timePrefix(filter.from)}`],
     ["request_id < ?", filter.to === undefined ? undefined : `req_${timePrefix(filter.to)}`],
-    ["request_id < ?", filter.after],
+    ["request_id < ?", filter.cursor],
   ];
   const given = terms.filter(([, value]) => value !== undefined);
   return {
@@ -94,18 +95,22 @@ export async function readAudit(db: D1Database, filter: AuditFilter, limit: numb
   return results;
 }
 
-/** Everything that matches, newest first, a page at a time, as fast as it is taken. */
+/** Up to `limit` records that match, newest first, a page at a time, as fast as they are taken. */
 export async function* walkAudit(
   db: D1Database,
   filter: AuditFilter,
   pageSize: number,
+  limit: number,
 ): AsyncGenerator<AuditRecord[], void, void> {
-  let after = filter.after;
-  for (;;) {
-    const rows = await readAudit(db, after === undefined ? filter : { ...filter, after }, pageSize);
+  let left = limit;
+  let cursor = filter.cursor;
+  while (left > 0) {
+    const size = Math.min(pageSize, left);
+    const rows = await readAudit(db, cursor === undefined ? filter : { ...filter, cursor }, size);
     if (rows.length > 0) yield rows;
-    after = rows.at(-1)?.request_id;
-    if (rows.length < pageSize) return;
+    if (rows.length < size) return;
+    left -= size;
+    cursor = rows.at(-1)?.request_id;
   }
 }
 
@@ -119,7 +124,7 @@ const GROUPS = {
 export type UsageGroup = keyof typeof GROUPS;
 export const USAGE_GROUPS = Object.keys(GROUPS) as UsageGroup[];
 
-/** Sums per group: the dearest first, days in their order. */
+/** Sums per group: the dearest first, days in their order; equals in the order of their names. */
 export async function sumUsage(
   db: D1Database,
   groups: readonly UsageGroup[],
@@ -128,6 +133,7 @@ export async function sumUsage(
 ): Promise<Record<string, string | number>[]> {
   const { where, values } = conditions(filter);
   const names = groups.map((group) => (group === "key" ? "key_id" : group));
+  const positions = groups.map((_, i) => i + 1).join(", ");
   const { results } = await db
     .prepare(
       `SELECT ${groups.map((group, i) => `${GROUPS[group]} AS "${names[i]}"`).join(", ")},
@@ -140,10 +146,11 @@ export async function sumUsage(
         sum(cache_read_input_tokens) AS cache_read_input_tokens,
         sum(thinking_tokens) AS thinking_tokens,
         sum(web_search_requests) AS web_search_requests,
+        sum(web_fetch_requests) AS web_fetch_requests,
         sum(cost_micro_usd) AS cost_micro_usd
        FROM audit ${where}
-       GROUP BY ${groups.map((_, i) => i + 1).join(", ")}
-       ORDER BY ${groups.includes("day") ? `"day", ` : ""}cost_micro_usd DESC
+       GROUP BY ${positions}
+       ORDER BY ${groups.includes("day") ? `"day", ` : ""}cost_micro_usd DESC, ${positions}
        LIMIT ?`,
     )
     .bind(...values, limit)

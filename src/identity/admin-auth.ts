@@ -1,9 +1,14 @@
 /** Who may use the control plane: the admin token, or a live key with the scope `admin`. */
 import { type AppContext, fail, type Handler } from "../context.ts";
 import type { Ledger } from "../ledger/protocol.ts";
+import { err, ok, type Result } from "../result.ts";
+import type { Failure } from "../wire/errors.ts";
 import { constantTimeEqual, parseKey } from "./api-key.ts";
 import { readCredential } from "./credential.ts";
 import { type Scope, secretIsLive } from "./key-record.ts";
+
+const LEDGER_ATTEMPTS = 3;
+const LEDGER_RETRY_MS = 100;
 
 export type Admin = {
   /** For the log: `admin-token`, or the id of a key. */
@@ -24,10 +29,47 @@ export function adminOnly(handle: (c: AppContext, admin: Admin) => Promise<Respo
     }
     const key = await parseKey(settings.keyTagSecrets, credential);
     if (!key) return fail(c, { kind: "unauthenticated" });
-    const policy = await (c.env.KEY_LEDGER.getByName(key.id) as unknown as Ledger).policy();
+    const asked = await reachLedger(c, key.id, (ledger) => ledger.policy());
+    if (!asked.ok) return fail(c, unavailable("Nothing was done. Repeat the call: your key's ledger"));
+    const policy = asked.value;
     if (!policy || !secretIsLive(policy, key.secretSha256, startedAt)) return fail(c, { kind: "unauthenticated" });
     log.actor = key.id;
     if (!policy.scopes.includes("admin")) return fail(c, { kind: "scope_missing", scope: "admin" });
     return handle(c, { actor: key.id, scopes: policy.scopes });
   };
+}
+
+/**
+ * Asks a key's ledger on behalf of an administrator: three attempts, each with a stub of its own, since one that has
+ * thrown stays broken. What is asked must bear repeating. An overloaded ledger is left in peace.
+ */
+export async function reachLedger<T>(
+  c: AppContext,
+  keyId: string,
+  ask: (ledger: Ledger) => Promise<T>,
+): Promise<Result<T, "unreachable">> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return ok(await ask(c.env.KEY_LEDGER.getByName(keyId) as unknown as Ledger));
+    } catch (error) {
+      console.error(
+        JSON.stringify({
+          level: "error",
+          msg: "ledger_failed",
+          request_id: c.var.call.requestId,
+          key_id: keyId,
+          attempt,
+          error: String(error),
+        }),
+      );
+      const overloaded = error instanceof Error && "overloaded" in error && error.overloaded === true;
+      if (overloaded || attempt === LEDGER_ATTEMPTS) return err("unreachable");
+    }
+    await scheduler.wait(LEDGER_RETRY_MS * attempt);
+  }
+}
+
+/** `what` ends in the thing that "is unavailable at the moment" and begins with what is and is not in force. */
+export function unavailable(what: string): Failure {
+  return { kind: "unavailable", what, retryAfterMs: 1_000 };
 }

@@ -74,6 +74,16 @@ export async function updateKey(db: D1Database, record: KeyRecord): Promise<bool
   return meta.changes > 0;
 }
 
+/** Notes that a key is revoked, unless that is noted already. Needs no version: nothing undoes a revocation. */
+export async function markRevoked(db: D1Database, id: string, at: number): Promise<void> {
+  await db
+    .prepare(
+      "UPDATE api_keys SET revoked_at = ?1, updated_at = ?1, version = version + 1 WHERE id = ?2 AND revoked_at IS NULL",
+    )
+    .bind(at, id)
+    .run();
+}
+
 export type KeyFilter = {
   readonly workspace?: string;
   readonly revoked?: boolean;

