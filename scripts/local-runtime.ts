@@ -26,6 +26,9 @@ type WranglerConfig = {
   version_metadata?: { binding: string };
 };
 
+/** The log goes through a pipe to this process, which each write wakes: lines of the same moment share one. */
+const LOG_JOIN_MS = "50";
+
 export type LocalWorkerOptions = {
   /** Path of the wrangler.toml, relative to the repository. */
   config: string;
@@ -68,7 +71,7 @@ export async function startLocalWorker(options: LocalWorkerOptions): Promise<Loc
       modulesRoot: bundle,
       compatibilityDate: config.compatibility_date,
       compatibilityFlags: config.compatibility_flags ?? [],
-      bindings: { ...config.vars, ...options.bindings },
+      bindings: { LOG_JOIN_MS: LOG_JOIN_MS, ...config.vars, ...options.bindings },
       kvNamespaces: (config.kv_namespaces ?? []).map((kv) => kv.binding),
       d1Databases: (config.d1_databases ?? []).map((db) => db.binding),
       durableObjects: Object.fromEntries(

@@ -6,8 +6,9 @@ import { listUsage } from "./admin/usage.ts";
 import { type AppEnv, fail, failureResponse, type Handler } from "./context.ts";
 import { settingsOf } from "./env.ts";
 import { health } from "./health.ts";
+import { clock } from "./hotpath/leases.ts";
 import { countTokens, listModels, messages, readModel } from "./hotpath/routes.ts";
-import { requestLine } from "./log.ts";
+import { requestLine, writeLine } from "./log.ts";
 import { canonicalPath } from "./route-path.ts";
 import { newId } from "./wire/ids.ts";
 import { traceIdOf } from "./wire/trace.ts";
@@ -39,7 +40,7 @@ const routes: readonly Route[] = [
 export const app = new Hono<AppEnv>({ getPath: (request) => canonicalPath(request.url) });
 
 app.use(async function arrive(c, next) {
-  const now = Date.now();
+  const now = clock.now();
   const requestId = newId("req", now);
   const settings = settingsOf(c.env);
   if (!settings.ok) {
@@ -52,7 +53,9 @@ app.use(async function arrive(c, next) {
   const traceId = traceIdOf(headers.get("traceparent"));
   c.set("call", { requestId, startedAt: now, traceId, settings: settings.value, log: {} });
   await next();
-  if (!c.var.call.log.settles) console.log(requestLine(c, { status: c.res.status, duration_ms: Date.now() - now }));
+  if (c.var.call.log.settles) return;
+  const line = requestLine(c, { status: c.res.status, duration_ms: clock.now() - now });
+  c.executionCtx.waitUntil(writeLine(line, settings.value.logJoinMs, clock.wait));
 });
 
 for (const [method, path, handle] of routes) {

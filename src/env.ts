@@ -22,6 +22,8 @@ export type Settings = {
   readonly keyTagSecrets: readonly string[];
   readonly timeouts: Timeouts;
   readonly maxRequestBytes: number;
+  /** How long a log line waits for others to share a write with, ms; 0: each is written by itself. */
+  readonly logJoinMs: number;
 };
 
 type Source = Readonly<Record<string, unknown>>;
@@ -45,6 +47,8 @@ export function readSettings(source: Source): Result<Settings, string> {
     if (!Number.isInteger(value) || value < 1) return err(`${name} is not a whole number of milliseconds above 0.`);
     numbers[name] = value;
   }
+  const logJoinMs = Number(text("LOG_JOIN_MS"));
+  if (!Number.isInteger(logJoinMs) || logJoinMs < 0) return err("LOG_JOIN_MS is not a whole number of milliseconds.");
   const previous = text("KEY_TAG_SECRET_PREVIOUS");
   return ok({
     upstreamUrl,
@@ -57,6 +61,7 @@ export function readSettings(source: Source): Result<Settings, string> {
       totalMs: numbers.TOTAL_TIMEOUT_MS,
     },
     maxRequestBytes: MAX_REQUEST_BYTES,
+    logJoinMs,
   });
 }
 

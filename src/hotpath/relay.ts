@@ -161,8 +161,7 @@ async function answer(
   record.firstByteAt ??= clock.now();
   record.upstreamRequestId = response.headers.get("request-id");
   const headers = clientResponseHeaders(response.headers);
-  headers.set("x-sluice-request-id", requestId);
-  for (const [name, value] of Object.entries(quotaHeaders(quota))) headers.set(name, value);
+  headers.push(["x-sluice-request-id", requestId], ...Object.entries(quotaHeaders(quota)));
   const { status } = response;
 
   if (!(content instanceof Uint8Array)) {

@@ -4,7 +4,7 @@
  */
 import type { AuditRecord, Outcome } from "../audit/record.ts";
 import type { AppContext } from "../context.ts";
-import { requestLine } from "../log.ts";
+import { requestLine, writeLine } from "../log.ts";
 import { type AnswerFacts, noFacts } from "../wire/anthropic/answer.ts";
 import { costMicroUsd } from "../wire/anthropic/prices.ts";
 import type { Caller } from "./authenticate.ts";
@@ -29,7 +29,7 @@ export class CallRecord {
   readonly #context: AppContext;
   readonly #caller: Caller;
   readonly #route: string;
-  readonly #settled = Promise.withResolvers<void>();
+  readonly #settled = Promise.withResolvers<unknown>();
   #ended = false;
 
   constructor(context: AppContext, caller: Caller, route: string) {
@@ -47,9 +47,13 @@ export class CallRecord {
     this.#ended = true;
     const { policy, ledger } = this.#caller;
     const record = this.#record(ending);
-    console.log(requestLine(this.#context, { ...record, key_id: policy.id }));
     const settlement = { requestId: record.request_id, record: JSON.stringify(record) };
-    this.#settled.resolve(leaseBook.settle(policy.id, settlement, ledger));
+    const { logJoinMs } = this.#context.var.call.settings;
+    const told = [
+      leaseBook.settle(policy.id, settlement, ledger),
+      writeLine(requestLine(this.#context, record), logJoinMs, clock.wait),
+    ];
+    this.#settled.resolve(Promise.all(told));
   }
 
   #record(ending: Ending): AuditRecord {

@@ -1,11 +1,12 @@
 /** One call to the upstream: from sending to the first byte of a stream, or to the last byte of anything else. */
 import { err, ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
+import type { HeaderPairs } from "../wire/headers.ts";
 
 export type UpstreamCall<T> = {
   readonly url: string;
   readonly method: string;
-  readonly headers: Headers;
+  readonly headers: HeaderPairs;
   readonly body: Uint8Array | null;
   /** Aborted when the limit passes; its owner may abort it too. */
   readonly abort: AbortController;

@@ -9,18 +9,21 @@ const FORWARDED = new Set(["user-agent", "accept", "content-type"]);
 /** Would-be credentials inside the forwarded families. Exactly one credential goes upstream, and it is ours. */
 const CREDENTIAL_NAME = /(?:^|-)(?:api-key|admin-key|auth|authorization|token|secret)$/;
 
+/** Name and value pairs: what the runtime takes as headers, without a crossing into it for each one. */
+export type HeaderPairs = [name: string, value: string][];
+
 /** Headers for the upstream request: the client's, as far as they are forwarded, and the upstream credential. */
-export function upstreamRequestHeaders(client: Headers, credential: string): Headers {
-  const headers = new Headers();
+export function upstreamRequestHeaders(client: Headers, credential: string): HeaderPairs {
+  const headers: HeaderPairs = [];
   for (const [name, value] of client) {
-    if (FORWARDED.has(name)) headers.set(name, value);
+    if (FORWARDED.has(name)) headers.push([name, value]);
     else if (FORWARDED_FAMILIES.some((family) => name.startsWith(family)) && !CREDENTIAL_NAME.test(name)) {
-      headers.set(name, value);
+      headers.push([name, value]);
     }
   }
-  headers.set("x-api-key", credential);
+  headers.push(["x-api-key", credential]);
   // A compressed stream would have to be unpacked and packed again on its way.
-  headers.set("accept-encoding", "identity");
+  headers.push(["accept-encoding", "identity"]);
   return headers;
 }
 
@@ -43,11 +46,11 @@ const NOT_RETURNED = new Set([
 const NOT_RETURNED_FAMILIES = ["anthropic-ratelimit-", "anthropic-priority-", "anthropic-fast-", "x-sluice-"];
 
 /** Headers for the client: upstream's, less those that end here. */
-export function clientResponseHeaders(upstream: Headers): Headers {
-  const headers = new Headers();
+export function clientResponseHeaders(upstream: Headers): HeaderPairs {
+  const headers: HeaderPairs = [];
   for (const [name, value] of upstream) {
     if (NOT_RETURNED.has(name) || NOT_RETURNED_FAMILIES.some((family) => name.startsWith(family))) continue;
-    headers.append(name, value);
+    headers.push([name, value]);
   }
   return headers;
 }

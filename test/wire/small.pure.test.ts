@@ -109,7 +109,7 @@ describe("headers", () => {
       }),
       "sk-ant-pool",
     );
-    expect([...sent.keys()].sort()).toEqual(
+    expect(sent.map(([name]) => name).sort()).toEqual(
       [
         "accept",
         "accept-encoding",
@@ -138,7 +138,12 @@ describe("headers", () => {
         "x-sluice-request-id": "forged",
       }),
     );
-    expect([...returned.keys()]).toEqual(["anthropic-organization-id", "request-id", "retry-after", "x-should-retry"]);
+    expect(returned.map(([name]) => name)).toEqual([
+      "anthropic-organization-id",
+      "request-id",
+      "retry-after",
+      "x-should-retry",
+    ]);
   });
 });
 
