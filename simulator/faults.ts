@@ -7,20 +7,21 @@
 const NUMBERS = {
   ttfb: [0, 600_000],
   pace: [0, 600_000],
-  status: [300, 599],
+  status: [400, 599],
+  redirect: [301, 308],
   retry_after: [-1, 1_000_000],
   retry_after_ms: [0, 1_000_000],
   error_after: [0, 1_000_000],
   cut: [0, 100_000_000],
-  end: [0, 100_000_000],
   cut_after: [0, 1_000_000],
+  end: [0, 100_000_000],
   end_after: [0, 1_000_000],
   silence_after: [0, 1_000_000],
   drip: [1, 1_000_000],
   drip_ms: [0, 60_000],
   chunk: [1, 1_000_000],
   malformed: [0, 1_000_000],
-  big_event: [1, 64 * 1024 * 1024],
+  big_event: [100, 64 * 1024 * 1024],
   events: [1, 1_000_000],
   bytes: [1, 1_000_000],
 } as const;
@@ -33,43 +34,74 @@ const FLAGS = [
   "padded",
   "unknown_event",
   "hang",
+  "no_headers",
   "model_mismatch",
 ] as const;
 const TEXTS = {
   error_first: /^[a-z_]+_error$/,
   error_type: /^[a-z_]+_error$/,
+  error_code: /^[a-z_]+$/,
   should_retry: /^(?:true|false)$/,
-  content_type: /^[\w.+/-]+$/,
-  redirect: /^(?:301|302|303|307|308)$/,
+  content_type: /^[\w.-]+\/[\w.+-]+$/,
+  location: /^[\x21-\x7e]+$/,
 } as const;
+const REDIRECTS = [301, 302, 303, 307, 308];
+/** `events` without `bytes`. */
+const DEFAULT_EVENT_BYTES = 20;
+/** `events` times `bytes` may not be more: a Worker has 128 MB of memory. */
+const MAX_TEXT_BYTES = 16 * 1024 * 1024;
 
 export type Faults = { readonly [K in keyof typeof NUMBERS]?: number } & {
   readonly [K in (typeof FLAGS)[number]]?: true;
 } & { readonly [K in keyof typeof TEXTS]?: string };
 
-/** The faults asked for, or a sentence about the first one that is no fault. */
+export const NO_FAULTS: Faults = {};
+
+/** The pairs of a header's value. */
+export function pairsOf(header: string | null): readonly string[] {
+  return header === null ? [] : header.split(";");
+}
+
+/** The faults asked for, or a sentence about the first one that is no fault. Of two with one name the last counts. */
 export function parseFaults(pairs: readonly string[]): Faults | string {
   const faults: Record<string, number | string | true> = {};
-  for (const pair of pairs.map((text) => text.trim()).filter((text) => text !== "")) {
-    const [name = "", value] = pair.split("=", 2);
-    if ((FLAGS as readonly string[]).includes(name)) {
-      faults[name] = true;
-    } else if (Object.hasOwn(NUMBERS, name)) {
-      const [min, max] = NUMBERS[name as keyof typeof NUMBERS];
-      const number = Number(value);
-      if (value === undefined || !Number.isInteger(number) || number < min || number > max) {
-        return `fault ${name}: must be a whole number from ${min} to ${max}`;
-      }
-      faults[name] = number;
-    } else if (Object.hasOwn(TEXTS, name)) {
-      const pattern = TEXTS[name as keyof typeof TEXTS];
-      if (value === undefined || !pattern.test(value)) return `fault ${name}: must match ${pattern.source}`;
-      faults[name] = value;
-    } else {
-      return `fault ${name}: there is no such fault`;
-    }
+  for (const text of pairs) {
+    const pair = text.trim();
+    if (pair === "") continue;
+    const equals = pair.indexOf("=");
+    const name = equals === -1 ? pair : pair.slice(0, equals);
+    const value = equals === -1 ? undefined : pair.slice(equals + 1);
+    const parsed = parseFault(name, value);
+    if (typeof parsed === "string" && parsed.startsWith("fault ")) return parsed;
+    faults[name] = parsed;
   }
+  const { events = 0, bytes = DEFAULT_EVENT_BYTES } = faults as Faults;
+  if (events * bytes > MAX_TEXT_BYTES) return `fault events: events times bytes must be at most ${MAX_TEXT_BYTES}`;
+  if (events > 0) faults.bytes = bytes;
   return faults;
+}
+
+/** One value, or a sentence that begins with `fault `, which no value does. */
+function parseFault(name: string, value: string | undefined): number | string | true {
+  if ((FLAGS as readonly string[]).includes(name)) {
+    return value === undefined || value === "1" || value === "true" ? true : `fault ${name}: takes no value`;
+  }
+  if (Object.hasOwn(NUMBERS, name)) {
+    const [min, max] = NUMBERS[name as keyof typeof NUMBERS];
+    const number = value === undefined || value === "" ? Number.NaN : Number(value);
+    if (!Number.isInteger(number) || number < min || number > max) {
+      return `fault ${name}: must be a whole number from ${min} to ${max}`;
+    }
+    if (name === "redirect" && !REDIRECTS.includes(number)) {
+      return `fault redirect: must be one of ${REDIRECTS.join(", ")}`;
+    }
+    return number;
+  }
+  if (Object.hasOwn(TEXTS, name)) {
+    const pattern = TEXTS[name as keyof typeof TEXTS];
+    return value !== undefined && pattern.test(value) ? value : `fault ${name}: must match ${pattern.source}`;
+  }
+  return `fault ${name}: there is no such fault`;
 }
 
 /** Splits `claude-opus-5-5+pace=20+cut=300` into the model's id and its pairs. */

@@ -1,4 +1,7 @@
-/** The models of the API and what each one can do (wire notes §5.3; capability flags are the simulator's own reading). */
+/**
+ * The models of the API and what each one can do (wire notes §5.3). Not in any source, so the simulator's own reading:
+ * capability flags, the day some of the newer ones appeared, the smallest cacheable prefix of those after Opus 5.
+ */
 
 export type Model = {
   readonly id: string;
@@ -42,9 +45,9 @@ export const MODELS: readonly Model[] = [
   model("claude-fable-5-2", "Claude Fable 5.2", "2026-11-09", LARGE, 512),
   model("claude-mythos-5-2", "Claude Mythos 5.2", "2026-11-09", LARGE, 512),
   model("claude-haiku-5-5", "Claude Haiku 5.5", "2026-10-07", LARGE, 1024),
-  model("claude-sonnet-5-5", "Claude Sonnet 5.5", "2026-10-07", LARGE, 1024),
-  model("claude-fable-5-1", "Claude Fable 5.1", "2026-09-15", LARGE, 512),
-  model("claude-opus-5-5", "Claude Opus 5.5", "2026-09-15", LARGE, 512),
+  model("claude-sonnet-5-5", "Claude Sonnet 5.5", "2026-09-28", LARGE, 1024),
+  model("claude-fable-5-1", "Claude Fable 5.1", "2026-09-22", LARGE, 512),
+  model("claude-opus-5-5", "Claude Opus 5.5", "2026-09-22", LARGE, 512),
   model("claude-mythos-5-1", "Claude Mythos 5.1", "2026-09-15", LARGE, 512),
   model("claude-sonnet-5", "Claude Sonnet 5", "2026-06-30", LARGE, 1024),
   model("claude-fable-5", "Claude Fable 5", "2026-06-30", LARGE, 512),
@@ -52,22 +55,30 @@ export const MODELS: readonly Model[] = [
   model("claude-opus-5", "Claude Opus 5", "2026-06-30", LARGE, 512),
   model("claude-opus-4-8", "Claude Opus 4.8", "2026-05-20", LARGE, 1024),
   model("claude-opus-4-7", "Claude Opus 4.7", "2026-04-16", LARGE, 2048),
-  model("claude-opus-4-6", "Claude Opus 4.6", "2026-02-04", LARGE, 4096),
   model("claude-sonnet-4-6", "Claude Sonnet 4.6", "2026-02-17", LARGE, 1024),
-  model("claude-haiku-4-5", "Claude Haiku 4.5", "2025-10-15", SMALL, 4096),
+  model("claude-opus-4-6", "Claude Opus 4.6", "2026-02-04", LARGE, 4096),
   model("claude-opus-4-5", "Claude Opus 4.5", "2025-11-24", SMALL, 4096),
+  model("claude-haiku-4-5", "Claude Haiku 4.5", "2025-10-15", SMALL, 4096),
   model("claude-sonnet-4-5", "Claude Sonnet 4.5", "2025-09-29", SMALL, 1024),
 ];
 
-/** A model by its id, with or without a date at the end. */
+/** Some older models have a second name, with the date of their release. */
+const DATED: Readonly<Record<string, string>> = {
+  "claude-haiku-4-5-20251001": "claude-haiku-4-5",
+  "claude-opus-4-5-20251101": "claude-opus-4-5",
+  "claude-sonnet-4-5-20250929": "claude-sonnet-4-5",
+};
+
+/** A model by one of its names. */
 export function findModel(id: string): Model | undefined {
-  const undated = id.replace(/-20\d{6}$/, "");
-  return MODELS.find((candidate) => candidate.id === undated);
+  const name = Object.hasOwn(DATED, id) ? DATED[id] : id;
+  return MODELS.find((candidate) => candidate.id === name);
 }
 
 /** Only the models before Claude 4.7 take a thinking budget; adaptive thinking came with 4.6. */
 export const takesBudget = (model: Model): boolean => model.version < 4.7;
 export const takesAdaptive = (model: Model): boolean => model.version >= 4.6;
+export const takesBetweenTools = (model: Model): boolean => model.version >= 5;
 /** Since 4.6 a conversation must end with a user's turn. */
 export const takesPrefill = (model: Model): boolean => model.version < 4.6;
 /** Models after Opus 4.6 refuse sampling parameters other than the defaults. */
@@ -114,7 +125,7 @@ export function modelInfo(model: Model): Record<string, unknown> {
         ...yes,
         types: {
           adaptive: flag(takesAdaptive(model)),
-          between_tools: flag(model.version >= 5),
+          between_tools: flag(takesBetweenTools(model)),
           disabled: yes,
           enabled: flag(takesBudget(model)),
         },

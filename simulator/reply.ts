@@ -1,14 +1,19 @@
 /** What the simulated Claude answers: a function of the request alone, so that a test can know it beforehand. */
+import { Digest } from "./digest.ts";
 import type { Faults } from "./faults.ts";
-import { asFields, asList, asText, blocksOf, type Fields } from "./json.ts";
+import { asFields, asList, asText, blocksOf, type Fields, firstChars } from "./json.ts";
+import type { Model } from "./models.ts";
 import { sample } from "./sample.ts";
 import { sign } from "./signature.ts";
 import { tokenize } from "./tokens.ts";
+import { forcesTool, type ToolCall, toolCalls } from "./tools.ts";
 
 /** Anthropic's own string for testing refusals begins like this; here it always works. */
 const REFUSAL = "ANTHROPIC_MAGIC_STRING_TRIGGER_REFUSAL";
 const MAX_REPEAT = 100_000;
 const QUOTED_CHARS = 200;
+/** What a call costs besides its input. */
+const CALL_TOKENS = 1;
 
 /** A block, and the pieces its deltas bring. */
 export type ReplyBlock =
@@ -25,136 +30,122 @@ export type Reply = {
   readonly blocks: readonly ReplyBlock[];
   readonly stopReason: string;
   readonly stopSequence: string | null;
-  readonly refused: boolean;
   readonly outputTokens: number;
+  /** Part of `outputTokens`. */
   readonly thinkingTokens: number;
 };
 
-export async function replyTo(body: Fields, model: string, faults: Faults): Promise<Reply> {
+/** The answer to a valid request whose prompt is so many tokens long. */
+export function replyTo(body: Fields, model: Model, promptTokens: number, faults: Faults): Reply {
   const messages = asList(body.messages) as readonly Fields[];
-  const asked = lastText(messages);
-  const limit = body.max_tokens as number;
+  const turn = lastTurn(messages);
+  const room = Math.max(0, model.contextTokens - promptTokens);
+  const maxTokens = body.max_tokens as number;
+  const limit = Math.min(maxTokens, room);
+  const full = room < maxTokens ? "model_context_window_exceeded" : "max_tokens";
   const blocks: ReplyBlock[] = [];
   let left = limit;
   let thinkingTokens = 0;
+  const done = (stopReason: string, stopSequence: string | null = null): Reply => {
+    return { blocks, stopReason, stopSequence, outputTokens: limit - left, thinkingTokens };
+  };
+  if (left === 0) return done(full);
+  if (turn.asked.includes(REFUSAL) || /^refuse\.?$/i.test(turn.asked.trim())) {
+    left -= 1;
+    blocks.push({ type: "text", pieces: [] });
+    return done("refusal");
+  }
 
-  const thinking = asFields(body.thinking);
-  if ((thinking?.type === "enabled" || thinking?.type === "adaptive") && left > 0) {
-    const shown = thinking.display !== "omitted";
-    const pieces = tokenize(`The user wants: ${asked.slice(0, 80)}. I shall answer that.`).slice(0, left);
-    const text = shown ? pieces.join("") : "";
-    blocks.push({ type: "thinking", pieces, shown, signature: await sign(model, messages, [], text) });
+  if (thinks(body, turn)) {
+    const shown = asFields(body.thinking)?.display !== "omitted";
+    const pieces = tokenize(`The user wants: ${firstChars(turn.asked, 80)}. I shall answer that.`, left);
+    const signature = sign(model.id, messages, shown ? pieces.join("") : "");
+    blocks.push({ type: "thinking", pieces, shown, signature });
     thinkingTokens = pieces.length;
     left -= pieces.length;
   }
-  const done = (stopReason: string, stopSequence: string | null = null, refused = false): Reply => ({
-    blocks,
-    stopReason,
-    stopSequence,
-    refused,
-    outputTokens: limit - left,
-    thinkingTokens,
-  });
-  if (asked.includes(REFUSAL)) return done("refusal", null, true);
 
-  const wanted = answered(messages) ? [] : toolsWanted(body, asked);
-  let text = wanted.length > 0 ? (forced(body) ? "" : "I'll look that up.") : answerText(body, messages, asked, faults);
-  const stop = wanted.length > 0 ? undefined : firstStop(text, asList(body.stop_sequences).map(String));
-  if (stop) text = text.slice(0, stop.at);
-  const pieces = faults.events ? chunks(text, faults.events) : tokenize(text);
+  const calls = turn.results.length === 0 || forcesTool(body) ? toolCalls(body, turn.asked) : [];
+  const spoken = speak(body, turn, calls, faults);
+  const stop = firstStop(spoken, asList(body.stop_sequences) as readonly string[]);
+  const pieces = faults.events
+    ? Array<string>(Math.min(faults.events, left + 1)).fill(spoken)
+    : tokenize(stop ? spoken.slice(0, stop.at) : spoken, left + 1);
   if (pieces.length > left) {
     if (left > 0) blocks.push({ type: "text", pieces: pieces.slice(0, left) });
     left = 0;
-    return done("max_tokens");
+    return done(full);
   }
   if (pieces.length > 0) blocks.push({ type: "text", pieces });
   left -= pieces.length;
-  for (const tool of wanted) {
-    const input = tokenize(JSON.stringify(sample(tool.input_schema)));
-    if (input.length > left) {
-      blocks.push({ type: "tool_use", id: newToolId(), name: String(tool.name), pieces: input.slice(0, left) });
-      left = 0;
-      return done("max_tokens");
-    }
-    blocks.push({ type: "tool_use", id: newToolId(), name: String(tool.name), pieces: input });
-    left -= input.length;
+  if (stop && !faults.events) return done("stop_sequence", stop.sequence);
+
+  for (const [i, call] of calls.entries()) {
+    if (left === 0) return done(full);
+    const id = toolUseId(messages.length, turn.asked, call, i);
+    const input = tokenize(call.input, left + 1);
+    blocks.push({ type: "tool_use", id, name: call.name, pieces: input.slice(0, left) });
+    const cost = input.length + CALL_TOKENS;
+    const fits = cost <= left;
+    left = Math.max(0, left - cost);
+    if (!fits) return done(full);
   }
-  if (wanted.length > 0) return done("tool_use");
-  return stop ? done("stop_sequence", stop.sequence) : done("end_turn");
+  return done(calls.length > 0 ? "tool_use" : "end_turn");
 }
 
-function newToolId(): string {
-  return `toolu_01${crypto.randomUUID().replaceAll("-", "").slice(0, 22)}`;
-}
+/** What the answer is to: the end of the conversation. */
+type Turn = {
+  /** The last text of the last user message: what comes before it may be reminders that a client put in. */
+  readonly asked: string;
+  /** Texts of the tool results in that message. */
+  readonly results: readonly string[];
+  /** The beginning of the answer, when the client has put it there. */
+  readonly prefill: string;
+};
 
-/** The last text of the last user message: what comes before it may be reminders that a client put in. */
-function lastText(messages: readonly Fields[]): string {
+function lastTurn(messages: readonly Fields[]): Turn {
   const last = messages.findLast((message) => message.role === "user");
-  return asText(blocksOf(last?.content).findLast((block) => block.type === "text")?.text) ?? "";
+  const blocks = blocksOf(last?.content);
+  const final = messages.at(-1);
+  return {
+    asked: asText(blocks.findLast((block) => block.type === "text")?.text) ?? "",
+    results: blocks
+      .filter((block) => block.type === "tool_result")
+      .map((result) =>
+        blocksOf(result.content)
+          .map((block) => asText(block.text) ?? `[${String(block.type)}]`)
+          .join(" "),
+      ),
+    prefill: final?.role === "assistant" ? (asText(blocksOf(final.content).at(-1)?.text) ?? "") : "",
+  };
 }
 
-/** Whether the last user message brings results of tools. */
-function answered(messages: readonly Fields[]): boolean {
-  const last = messages.findLast((message) => message.role === "user");
-  return blocksOf(last?.content).some((block) => block.type === "tool_result");
+function thinks(body: Fields, turn: Turn): boolean {
+  const type = asFields(body.thinking)?.type;
+  return type === "enabled" || type === "adaptive" || (type === "between_tools" && turn.results.length > 0);
 }
 
-function forced(body: Fields): boolean {
-  const type = asFields(body.tool_choice)?.type;
-  return type === "any" || type === "tool";
+/** The text of the answer; with `events` the text of one event. */
+function speak(body: Fields, turn: Turn, calls: readonly ToolCall[], faults: Faults): string {
+  if (faults.events) return "x".repeat(faults.bytes ?? 1);
+  if (calls.length > 0) return forcesTool(body) ? "" : "I'll look that up.";
+  const text = answerText(body, turn);
+  return turn.prefill !== "" && text.startsWith(turn.prefill) ? text.slice(turn.prefill.length) : text;
 }
 
-/** The offered tools that the prompt asks for: named in it, or (`get_weather`) by a telling word of a snake_case name. */
-function toolsWanted(body: Fields, asked: string): Fields[] {
-  const tools = asList(body.tools).flatMap((tool) => {
-    const fields = asFields(tool);
-    return fields && (fields.type === undefined || fields.type === "custom") ? [fields] : [];
-  });
-  const choice = asFields(body.tool_choice);
-  if (choice?.type === "none") return [];
-  if (choice?.type === "tool") return tools.filter((tool) => tool.name === choice.name);
-  const words = new Set(asked.match(/[\p{L}\p{N}_-]+/gu) ?? []);
-  const lower = new Set([...words].map((word) => word.toLowerCase()));
-  const named = tools.filter((tool) => words.has(String(tool.name)));
-  if (named.length > 0 && /\b(?:use|call|run|tools?)\b/i.test(asked)) return onlyOne(choice, named);
-  const meant = tools.filter((tool) => {
-    const parts = String(tool.name).split("_");
-    return parts.length > 1 && parts.some((part) => part.length >= 5 && lower.has(part.toLowerCase()));
-  });
-  if (meant.length > 0) return onlyOne(choice, meant);
-  return choice?.type === "any" ? tools.slice(0, 1) : [];
-}
-
-function onlyOne(choice: Fields | undefined, tools: Fields[]): Fields[] {
-  return choice?.disable_parallel_tool_use === true ? tools.slice(0, 1) : tools;
-}
-
-function answerText(body: Fields, messages: readonly Fields[], asked: string, faults: Faults): string {
-  if (faults.events) return "x".repeat(faults.events * (faults.bytes ?? 20));
-  const format = asFields(asFields(body.output_config)?.format);
+function answerText(body: Fields, { asked, results }: Turn): string {
+  const format = asFields(asFields(body.output_config)?.format) ?? asFields(body.output_format);
   if (format?.type === "json_schema") return JSON.stringify(sample(format.schema));
-  if (answered(messages)) {
-    const last = messages.findLast((message) => message.role === "user");
-    const results = blocksOf(last?.content).filter((block) => block.type === "tool_result");
-    const texts = results.map((result) =>
-      blocksOf(result.content)
-        .map((block) => asText(block.text) ?? "")
-        .join(" "),
-    );
-    return `The tool says: ${texts.join("; ").slice(0, QUOTED_CHARS)}.`;
-  }
-  const said = /^say: ?([\s\S]*)$/i.exec(asked)?.[1];
+  if (results.length > 0) return `The tool says: ${firstChars(results.join("; "), QUOTED_CHARS)}.`;
+  const said = /^\s*say: ?([\s\S]*)$/i.exec(asked)?.[1];
   if (said !== undefined) return said;
-  const repeat = /^repeat (\d+) (\S+)\s*$/i.exec(asked);
-  if (repeat)
-    return Array(Math.min(Number(repeat[1]), MAX_REPEAT))
-      .fill(repeat[2])
-      .join(" ");
-  const quote = asked.replace(/\s+/g, " ").slice(0, QUOTED_CHARS);
+  const [, count, word] = /^\s*repeat (\d{1,9}) (\S+)\s*$/i.exec(asked) ?? [];
+  if (word !== undefined) return `${word} `.repeat(Math.min(Number(count), MAX_REPEAT)).trimEnd();
+  const quote = firstChars(asked.replace(/\s+/g, " ").trim(), QUOTED_CHARS);
   return `Hello from the simulated Claude! You wrote: “${quote}”. I'd gladly help — with that, with Grüße, with 你好 and with a wave 👋.`;
 }
 
-/** Where the first stop sequence begins, if one occurs. */
+/** Where the first stop sequence begins, if one occurs. Of two that begin together the one named first counts. */
 function firstStop(text: string, sequences: readonly string[]): { at: number; sequence: string } | undefined {
   let first: { at: number; sequence: string } | undefined;
   for (const sequence of sequences) {
@@ -164,7 +155,9 @@ function firstStop(text: string, sequences: readonly string[]): { at: number; se
   return first;
 }
 
-function chunks(text: string, count: number): string[] {
-  const size = Math.ceil(text.length / count);
-  return Array.from({ length: count }, (_, i) => text.slice(i * size, (i + 1) * size));
+/** Different for every call of a conversation, and the same when the same request comes again. */
+function toolUseId(turns: number, asked: string, { name }: ToolCall, at: number): string {
+  const digest = new Digest();
+  for (const part of [String(turns), asked, name]) digest.update(part);
+  return `toolu_01sim${digest.hex}${String(at).padStart(3, "0")}`;
 }

@@ -1,56 +1,82 @@
 /**
- * Signatures of thinking blocks. A signature holds for one model and one exact prefix of the conversation, so an edited
- * history is found out. Where cache breakpoints stand is no part of the prefix: clients move them every turn.
+ * Signatures of thinking blocks. A signature holds for one model, one thinking text and one exact prefix of the
+ * conversation, so an edited history is found out. What a client may do without harm is no part of the prefix: move its
+ * cache breakpoints, order the keys of its JSON otherwise, leave out null fields, drop older thinking.
  */
+import { Digest } from "./digest.ts";
 import { type ApiError, invalid } from "./errors.ts";
 import { asList, asText, blocksOf, type Fields } from "./json.ts";
 
-const SECRET = "sluice-simulator";
+/** Only this simulator's signatures are right here: one from another source must not pass by luck. */
+const SEAL = "sluice-simulator";
 
-/** The signature of a thinking block that follows these messages and blocks. */
-export async function sign(
-  model: string,
-  messages: readonly Fields[],
-  before: readonly Fields[],
-  thinking: string,
-): Promise<string> {
-  const text = JSON.stringify([SECRET, model, messages.map(plainMessage), before.map(plainBlock), thinking]);
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text)));
-  return btoa(`${model}|${String.fromCharCode(...digest)}`);
+/** The signature of a thinking block that follows these whole messages. */
+export function sign(model: string, messages: readonly Fields[], thinking: string): string {
+  const prefix = new Digest();
+  for (const message of messages) addMessage(prefix, message);
+  return seal(model, prefix.hex, [], thinking);
+}
+
+/** `before`: the blocks of the same turn that stand before the thinking. */
+function seal(model: string, prefix: string, before: readonly Fields[], thinking: string): string {
+  const digest = new Digest();
+  for (const part of [SEAL, model, prefix, ...before.map(canonical), thinking]) digest.update(part);
+  return btoa(`${SEAL}|${model}|${digest.hex}`);
 }
 
 /**
  * Checks every thinking block of the history. Blocks of another model are not checked: the API ignores those. A block
- * whose text was omitted is signed over the text it would have had, which the signature's own prefix stands for.
+ * whose text was omitted is signed over no text.
  */
-export async function verifySignatures(model: string, body: Fields): Promise<ApiError | undefined> {
+export function verifySignatures(model: string, body: Fields): ApiError | undefined {
   const messages = asList(body.messages) as readonly Fields[];
+  if (!messages.some((message) => message.role === "assistant" && blocksOf(message.content).some(isThinking))) {
+    return undefined;
+  }
+  const prefix = new Digest();
   for (const [i, message] of messages.entries()) {
-    if (message.role !== "assistant") continue;
-    const blocks = blocksOf(message.content);
+    const blocks = message.role === "assistant" ? blocksOf(message.content) : [];
     for (const [j, block] of blocks.entries()) {
       if (block.type !== "thinking") continue;
       const signature = asText(block.signature) ?? "";
-      const wrong = invalid(`messages.${i}.content.${j}: Invalid \`signature\` in \`thinking\` block`);
-      let signer: string | undefined;
-      try {
-        signer = atob(signature).split("|", 1)[0];
-      } catch {
-        return wrong;
+      const signer = signerOf(signature);
+      if (signer !== undefined && signer !== model) continue;
+      const before = blocks.slice(0, j).filter((other) => !isThinking(other));
+      if (signature !== seal(model, prefix.hex, before, asText(block.thinking) ?? "")) {
+        return invalid(`messages.${i}.content.${j}: Invalid \`signature\` in \`thinking\` block`);
       }
-      if (!signer) return wrong;
-      if (signer !== model) continue;
-      const right = await sign(model, messages.slice(0, i), blocks.slice(0, j), asText(block.thinking) ?? "");
-      if (signature !== right) return wrong;
     }
+    addMessage(prefix, message);
   }
   return undefined;
 }
 
-function plainMessage(message: Fields): unknown {
-  return [message.role, blocksOf(message.content).map(plainBlock)];
+/** The model that a signature names; undefined when the simulator never made it. */
+function signerOf(signature: string): string | undefined {
+  try {
+    const [seal, model] = atob(signature).split("|");
+    return seal === SEAL ? model : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
-function plainBlock(block: Fields): unknown {
-  return { ...block, cache_control: undefined };
+function isThinking(block: Fields): boolean {
+  return block.type === "thinking" || block.type === "redacted_thinking";
+}
+
+function addMessage(digest: Digest, message: Fields): void {
+  digest.update(String(message.role));
+  for (const block of blocksOf(message.content)) if (!isThinking(block)) digest.update(canonical(block));
+}
+
+/** JSON with sorted keys, without null fields and cache breakpoints. */
+function canonical(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
+  if (typeof value !== "object" || value === null) return JSON.stringify(value) ?? "null";
+  const fields = value as Fields;
+  const names = Object.keys(fields)
+    .filter((name) => name !== "cache_control" && fields[name] !== null && fields[name] !== undefined)
+    .sort();
+  return `{${names.map((name) => `${JSON.stringify(name)}:${canonical(fields[name])}`).join(",")}}`;
 }

@@ -1,14 +1,21 @@
 /** What the API refuses, in the order it looks, with its wordings where they are known (wire notes §2.2, §3, §5.1). */
 import { type ApiError, invalid } from "./errors.ts";
 import { asFields, asList, asText, blocksOf, type Fields } from "./json.ts";
-import { type Model, takesAdaptive, takesBudget, takesPrefill, takesSampling } from "./models.ts";
+import { type Model, takesAdaptive, takesBetweenTools, takesBudget, takesPrefill, takesSampling } from "./models.ts";
 
-export const VERSIONS = ["2023-06-01", "2026-10-21"] as const;
+const VERSIONS = ["2023-06-01", "2026-10-21"] as const;
 export type Version = (typeof VERSIONS)[number];
+
+/** The value of the `anthropic-version` header. */
+export function asVersion(text: string | null): Version | ApiError {
+  if (text === null) return invalid("anthropic-version: header is required");
+  return VERSIONS.find((known) => known === text) ?? invalid(`anthropic-version: "${text}" is not a valid version`);
+}
 
 const MAX_MESSAGES = 100_000;
 const MIN_THINKING_BUDGET = 1024;
 const TOOL_NAME = /^[a-zA-Z0-9_-]{1,128}$/;
+const THINKING_TYPES = ["adaptive", "between_tools", "disabled", "enabled"];
 const ROLES = ["user", "assistant", "system"];
 
 /** The first thing wrong with the fields that count_tokens and Messages share; undefined when all is well. */
@@ -58,6 +65,9 @@ export function validateSampling(body: Fields, version: Version, model: Model): 
       "This model does not support assistant message prefill. The conversation must end with a user message.",
     );
   }
+  if (last?.role === "assistant" && /\s$/.test(asText(blocksOf(last.content).at(-1)?.text) ?? "")) {
+    return invalid("messages: final assistant content cannot end with trailing whitespace");
+  }
   const budget = asFields(body.thinking)?.budget_tokens;
   if (typeof budget === "number" && budget >= limit) {
     return invalid("`max_tokens` must be greater than `thinking.budget_tokens`.");
@@ -72,6 +82,7 @@ function validateMessages(body: Fields, version: Version): ApiError | undefined 
   if (messages.length === 0) return invalid("messages: at least one message is required");
   if (messages.length > MAX_MESSAGES) return invalid(`messages: List should have at most ${MAX_MESSAGES} items`);
   let open: string[] = [];
+  let openAt = 0;
   let turns = 0;
   for (const [i, item] of messages.entries()) {
     const message = asFields(item);
@@ -105,10 +116,11 @@ function validateMessages(body: Fields, version: Version): ApiError | undefined 
     const missing = open.filter((id) => !results.includes(id));
     if (missing.length > 0) {
       return invalid(
-        `messages.${i - 1}: \`tool_use\` ids were found without \`tool_result\` blocks immediately after: ${missing.join(", ")}. Each \`tool_use\` block must have a corresponding \`tool_result\` block in the next message.`,
+        `messages.${openAt}: \`tool_use\` ids were found without \`tool_result\` blocks immediately after: ${missing.join(", ")}. Each \`tool_use\` block must have a corresponding \`tool_result\` block in the next message.`,
       );
     }
     open = blocks.flatMap((block) => (block.type === "tool_use" ? (asText(block.id) ?? "") : []));
+    openAt = i;
   }
   return undefined;
 }
@@ -208,6 +220,12 @@ function validateThinking(body: Fields, model: Model): ApiError | undefined {
   }
   if (thinking.type === "adaptive" && !takesAdaptive(model)) {
     return invalid("adaptive thinking is not supported on this model");
+  }
+  if (thinking.type === "between_tools" && !takesBetweenTools(model)) {
+    return invalid('"thinking.type.between_tools" is not supported for this model.');
+  }
+  if (!THINKING_TYPES.includes(asText(thinking.type) ?? "")) {
+    return invalid(`thinking.type: Input should be ${THINKING_TYPES.map((type) => `'${type}'`).join(", ")}`);
   }
   return undefined;
 }
