@@ -1,263 +1,215 @@
 /**
- * `npm run bench [-- --quick] [--rounds N] [--no-pin] [--enforce]`: the gateway with everything on beside a ten-line
- * pass-through Worker, in one run and in turn. bench/README.md says how it measures and what it leaves out.
+ * `npm run bench [-- --quick] [--rounds N] [--streams N] [--no-pin] [--enforce]`: the gateway with everything on beside
+ * a ten-line pass-through Worker, in one run and in turn. bench/README.md says how it measures and what it leaves out.
+ *
+ * Ends with 0 when it has measured, 1 when a subject failed (with `--enforce` also when a bar is missed), 2 when it
+ * cannot run here.
  */
-import { execFileSync, spawn } from "node:child_process";
+import { type ChildProcess, execFileSync } from "node:child_process";
 import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { cpus, release } from "node:os";
 import { join } from "node:path";
+import { parseArgs } from "node:util";
 import { build } from "../scripts/build.ts";
 import { ROOT } from "../scripts/local-runtime.ts";
-import { cpuSeconds, firstLine, pinning, residentMb, start, stop } from "./processes.ts";
+import { check, checkAudit, Sent } from "./checks.ts";
+import { type Figures, load, type Subject, SubjectFailed } from "./load.ts";
+import { firstLine, type Pinning, pinning, start, stop } from "./processes.ts";
+import { type Machine, type Run, render } from "./report.ts";
+import { BODIES, type BodyName, type Scenario, scenarios } from "./scenarios.ts";
+import type { Ready } from "./serve.ts";
 
 const HERE = join(ROOT, "bench");
-const OUT = join(HERE, "build");
-const UPSTREAM_PORT = 9100;
-const options = process.argv.slice(2);
-const quick = options.includes("--quick");
-const roundsAt = options.indexOf("--rounds");
-const rounds = roundsAt >= 0 ? Number(options[roundsAt + 1]) : quick ? 1 : 3;
-const pins = pinning(!options.includes("--no-pin"));
+const BUILD = join(HERE, "build");
+const RESULTS = join(HERE, "results");
 
-/** What the load generator prints. Times in µs. */
-type Spread = { readonly p50: number; readonly p99: number };
-type Load = {
-  readonly done: number;
-  readonly ok: number;
-  readonly rps: number;
-  readonly events: number;
-  readonly in_flight_max: number;
-  readonly errors: Readonly<Record<string, number>>;
-  readonly latency_us: Spread;
-  readonly ttfb_us: Spread;
-  readonly event_delay_us: Spread;
-};
-type Figure = Load & { readonly cpuSeconds: number; readonly peakMb: number };
-type Subject = { readonly name: string; readonly port: number; readonly key: string; readonly pid: number | undefined };
+/** A reason that the person at the keyboard can do something about. */
+class CannotRun extends Error {}
 
-const MESSAGES = [
-  { role: "user", content: "Tell me, in two sentences, why the sky is blue at noon and red at dusk." },
-  { role: "assistant", content: "Air scatters short wavelengths more." },
-  { role: "user", content: "And why not violet?" },
-];
-/** The fake upstream reads from the model's name how it is to answer (bench/native/upstream.c). */
-const body = (model: string, more: Record<string, unknown> = {}) =>
-  JSON.stringify({
-    model,
-    max_tokens: 1024,
-    system: "Answer briefly.",
-    messages: MESSAGES,
-    metadata: { user_id: "u" },
-    ...more,
-  });
-const LARGE_TEXT = 'All human beings are born free "and equal" in dignity and rights.\n'.repeat(1900);
-const BODIES = {
-  small: body("claude-sonnet-4-5"),
-  large: body("claude-sonnet-4-5", { messages: [{ role: "user", content: LARGE_TEXT }] }),
-  stream: body("claude-sonnet-4-5_n64_t20_g5000", { stream: true }),
-  slow: body("claude-sonnet-4-5_n100_t100_g100000", { stream: true }),
+type Options = {
+  readonly quick: boolean;
+  readonly rounds: number;
+  readonly streams: number;
+  readonly pin: boolean;
+  readonly enforce: boolean;
 };
 
-type Scenario = {
-  readonly name: string;
-  readonly body: keyof typeof BODIES;
-  readonly args: readonly string[];
-  /** Counts CPU by streamed event instead of by request. */
-  readonly perEvent?: true;
-  readonly once?: true;
-};
-const seconds = quick ? "2" : "5";
-const SCENARIOS: readonly Scenario[] = [
-  { name: "request, 1 client", body: "small", args: ["-c", "1", "-d", seconds] },
-  { name: "request, 16 clients", body: "small", args: ["-c", "16", "-d", seconds] },
-  { name: "request, 64 clients", body: "small", args: ["-c", "64", "-d", seconds] },
-  { name: "request of 128 KB, 16 clients", body: "large", args: ["-c", "16", "-d", seconds] },
-  { name: "stream of 64 events, 1 client", body: "stream", args: ["-c", "1", "-d", seconds], perEvent: true },
-  { name: "stream of 64 events, 32 clients", body: "stream", args: ["-c", "32", "-d", seconds], perEvent: true },
-  {
-    name: "1,000 open streams, 10 events/s each",
-    body: "slow",
-    args: ["-c", "1000", "-n", "1000", "-r", "3000", "-d", "30", "-o", "60000"],
-    perEvent: true,
-    once: true,
-  },
-];
-
-if (process.platform !== "linux") {
-  console.error("The benchmark reads CPU time from /proc, so it runs on Linux only.");
-  process.exit(2);
+const children: ChildProcess[] = [];
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  process.once(signal, () => void Promise.all(children.map(stop)).then(() => process.exit(130)));
 }
-process.exit(await main());
+try {
+  process.exitCode = await main(readOptions());
+} catch (error) {
+  if (!(error instanceof CannotRun || error instanceof SubjectFailed)) throw error;
+  console.error(error.message);
+  process.exitCode = error instanceof CannotRun ? 2 : 1;
+} finally {
+  await Promise.all(children.map(stop));
+}
 
-async function main(): Promise<number> {
+function readOptions(): Options {
+  const { values } = parseArgs({
+    options: {
+      quick: { type: "boolean", default: false },
+      rounds: { type: "string" },
+      streams: { type: "string", default: "1000" },
+      "no-pin": { type: "boolean", default: false },
+      enforce: { type: "boolean", default: false },
+    },
+  });
+  const count = (name: string, text: string): number => {
+    if (!/^[1-9]\d{0,4}$/.test(text)) throw new CannotRun(`--${name} is "${text}", which is not a number above 0.`);
+    return Number(text);
+  };
+  const { quick, enforce } = values;
+  return {
+    quick,
+    enforce,
+    rounds: count("rounds", values.rounds ?? (quick ? "1" : "3")),
+    streams: count("streams", values.streams),
+    pin: !values["no-pin"],
+  };
+}
+
+async function main(options: Options): Promise<number> {
+  if (process.platform !== "linux") {
+    throw new CannotRun("The benchmark reads CPU time from /proc and waits with epoll, so it runs on Linux only.");
+  }
   compile();
-  build();
-  for (const [name, text] of Object.entries(BODIES)) writeFileSync(join(OUT, `${name}.json`), text);
-  const upstream = start(pins?.load, join(OUT, "upstream"), ["-p", String(UPSTREAM_PORT)]);
-  const upstreamUrl = `http://127.0.0.1:${UPSTREAM_PORT}`;
-  const children = [upstream];
-  try {
-    await answering(`${upstreamUrl}/health`);
-    const subjects: Subject[] = [{ name: "direct", port: UPSTREAM_PORT, key: "sk-ant-benchmark", pid: undefined }];
-    for (const name of ["pass-through", "sluice"]) {
-      const child = start(pins?.subject, process.execPath, [join(HERE, "serve.ts"), name, upstreamUrl]);
-      children.push(child);
-      const ready = JSON.parse(await firstLine(child)) as { port: number; key: string };
-      subjects.push({ name, ...ready, pid: child.pid });
-    }
-    for (const subject of subjects) await load(subject, "small", ["-c", "32", "-d", quick ? "2" : "4"]);
-    for (const subject of subjects) await load(subject, "stream", ["-c", "16", "-d", "2"]);
-    const figures = new Map<string, Figure[]>();
-    for (let round = 0; round < rounds; round++) {
-      for (const scenario of SCENARIOS.filter((candidate) => round === 0 || !candidate.once)) {
-        for (const subject of round % 2 ? subjects.toReversed() : subjects) {
-          const id = `${scenario.name}|${subject.name}`;
-          figures.set(id, [...(figures.get(id) ?? []), await load(subject, scenario.body, scenario.args)]);
-        }
+  buildGateway();
+  for (const [name, text] of Object.entries(BODIES)) writeFileSync(bodyFile(name as BodyName), text);
+  const pins = pinning(options.pin);
+  const upstream = started(start(pins?.load, join(BUILD, "upstream"), []));
+  const upstreamPort = Number(await firstLine(upstream));
+  const upstreamUrl = `http://127.0.0.1:${upstreamPort}`;
+  const passThrough = await serve("pass-through", upstreamUrl, pins);
+  const gateway = await serve("sluice", upstreamUrl, pins);
+  const direct: Subject = { name: "direct", port: upstreamPort, key: "sk-ant-benchmark", pid: null };
+  const subjects = [direct, passThrough.subject, gateway.subject];
+  const sent = new Sent();
+  for (const subject of subjects) sent.add(subject, await check(subject));
+  const runs = await measure(subjects, options, pins, sent);
+  await checkAudit(gateway.ready, sent);
+
+  const machine = describeMachine(pins);
+  mkdirSync(RESULTS, { recursive: true });
+  const { text, barsMet } = render({ machine, options, runs, calls: sent.calls });
+  writeFileSync(join(RESULTS, "latest.md"), text);
+  writeFileSync(join(RESULTS, "latest.json"), JSON.stringify({ machine, options, runs }, null, 1));
+  console.log(text);
+  return options.enforce && !barsMet ? 1 : 0;
+}
+
+/** Every subject in turn, round after round, in reverse order in every second round. */
+async function measure(
+  subjects: readonly Subject[],
+  options: Options,
+  pins: Pinning,
+  sent: Sent,
+): Promise<readonly Run[]> {
+  const { quick, rounds, streams } = options;
+  const seconds = quick ? 1.5 : 4;
+  const one = async (subject: Subject, scenario: Scenario, lasts: number): Promise<Figures> => {
+    const { body, connections, rampMs } = scenario;
+    const plan = { bodyFile: bodyFile(body), connections, seconds: rampMs ? null : lasts, rampMs: rampMs ?? 0 };
+    const figures = await load(join(BUILD, "loadgen"), subject, plan, pins);
+    sent.add(subject, { [body]: figures.done });
+    return figures;
+  };
+  const all = scenarios(streams, quick);
+  progress("warming up");
+  for (const scenario of all.filter(({ id }) => id === "request16" || id === "stream32")) {
+    for (const subject of subjects) if (subject.pid !== null) await one(subject, scenario, seconds);
+  }
+  const runs: Run[] = [];
+  for (let round = 0; round < rounds; round++) {
+    for (const scenario of all) {
+      // Their memory is the point, and it is read best before the processes have grown: once is enough.
+      if (scenario.rampMs && round > 0) continue;
+      progress(`round ${round + 1} of ${rounds}: ${scenario.title}`);
+      for (const subject of round % 2 ? subjects.toReversed() : subjects) {
+        const lasts = subject.pid === null ? seconds / 2 : seconds;
+        runs.push({ scenario: scenario.id, subject: subject.name, round, ...(await one(subject, scenario, lasts)) });
       }
     }
-    return report(figures);
-  } finally {
-    await Promise.all(children.map(stop));
   }
+  return runs;
+}
+
+async function serve(
+  name: "pass-through" | "sluice",
+  upstreamUrl: string,
+  pins: Pinning,
+): Promise<{ subject: Subject; ready: Ready }> {
+  const child = started(start(pins?.subject, process.execPath, [join(HERE, "serve.ts"), name, upstreamUrl]));
+  const ready = JSON.parse(await firstLine(child)) as Ready;
+  return { subject: { name, port: ready.port, key: ready.key, pid: child.pid ?? null }, ready };
 }
 
 /** Compiles the load generator and the fake upstream, which are C so that they cost little beside what they measure. */
 function compile(): void {
-  mkdirSync(OUT, { recursive: true });
+  mkdirSync(BUILD, { recursive: true });
+  const changed = (path: string): number => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
+  const native = join(HERE, "native");
   for (const name of ["upstream", "loadgen"]) {
-    const source = join(HERE, "native", `${name}.c`);
-    const binary = join(OUT, name);
-    const built = statSync(binary, { throwIfNoEntry: false });
-    if (built && built.mtimeMs > statSync(source).mtimeMs) continue;
+    const source = join(native, `${name}.c`);
+    const binary = join(BUILD, name);
+    if (changed(binary) > Math.max(changed(source), changed(join(native, "common.h")))) continue;
     try {
-      execFileSync("cc", ["-O2", "-o", binary, source], { stdio: ["ignore", "ignore", "inherit"] });
-    } catch {
-      console.error("The benchmark's load generator needs a C compiler: install one that answers to `cc`.");
-      process.exit(2);
-    }
-  }
-}
-
-async function answering(url: string): Promise<void> {
-  const end = Date.now() + 10_000;
-  for (;;) {
-    try {
-      await fetch(url);
-      return;
+      execFileSync("cc", ["-O2", "-Wall", "-Wextra", "-o", binary, source], { stdio: ["ignore", "ignore", "inherit"] });
     } catch (error) {
-      if (Date.now() > end) throw error;
-      await new Promise((done) => setTimeout(done, 50));
-    }
-  }
-}
-
-/** Runs the load generator once against a subject. Any error ends the benchmark: its figures would mean nothing. */
-async function load(subject: Subject, kind: keyof typeof BODIES, args: readonly string[]): Promise<Figure> {
-  const target = ["-p", String(subject.port), "-u", "/v1/messages", "-b", join(OUT, `${kind}.json`)];
-  const headers = ["anthropic-version: 2023-06-01", `x-api-key: ${subject.key}`];
-  const flags = [...target, ...headers.flatMap((header) => ["-H", header]), ...args];
-  const before = subject.pid === undefined ? 0 : cpuSeconds(subject.pid);
-  let peakMb = 0;
-  const watch = setInterval(() => {
-    if (subject.pid !== undefined) peakMb = Math.max(peakMb, residentMb(subject.pid));
-  }, 500);
-  const [file = "", ...rest] = pins
-    ? ["taskset", "-c", pins.load, join(OUT, "loadgen"), ...flags]
-    : [join(OUT, "loadgen"), ...flags];
-  const child = spawn(file, rest, { stdio: ["ignore", "pipe", "inherit"] });
-  let text = "";
-  child.stdout.on("data", (piece: Buffer) => {
-    text += piece;
-  });
-  await new Promise((done) => child.on("close", done));
-  clearInterval(watch);
-  const after = subject.pid === undefined ? 0 : cpuSeconds(subject.pid);
-  const result = JSON.parse(text) as Load;
-  const failed = Object.values(result.errors).reduce((sum, count) => sum + count, 0);
-  if (failed > 0) throw new Error(`${subject.name}: ${JSON.stringify(result.errors)} with ${kind} ${args.join(" ")}`);
-  return { ...result, cpuSeconds: after - before, peakMb };
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.floor((sorted.length - 1) / 2)] ?? Number.NaN;
-}
-
-function report(figures: ReadonlyMap<string, readonly Figure[]>): number {
-  const of = (scenario: Scenario, name: string) => figures.get(`${scenario.name}|${name}`) ?? [];
-  const lines: string[] = [];
-  const ratios = new Map<string, number>();
-  for (const scenario of SCENARIOS) {
-    const unit = scenario.perEvent ? "event" : "request";
-    const cpu = (figure: Figure) => (figure.cpuSeconds / (scenario.perEvent ? figure.events : figure.done)) * 1e6;
-    const direct = of(scenario, "direct");
-    const floor = of(scenario, "pass-through");
-    lines.push(
-      `\n### ${scenario.name}\n`,
-      `| subject | ${unit}s/s | CPU µs/${unit} | × pass-through | added p50 ms | added p99 ms | first byte added p50 ms | event delay p50 / p99 ms | memory MB |`,
-      "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    );
-    for (const name of ["direct", "pass-through", "sluice"]) {
-      const runs = of(scenario, name);
-      const mid = (value: (figure: Figure, i: number) => number) => median(runs.map(value));
-      const added = (pick: (figure: Figure) => number) => ((mid(pick) - median(direct.map(pick))) / 1000).toFixed(2);
-      const ratio = mid((figure, i) => cpu(figure) / cpu(floor[i] ?? figure));
-      if (name === "sluice") ratios.set(scenario.name, ratio);
-      const perSecond = mid((figure) => (scenario.perEvent ? (figure.rps * figure.events) / figure.done : figure.rps));
-      const own = name !== "direct";
-      lines.push(
-        `| ${[
-          name,
-          perSecond.toFixed(0),
-          own ? mid(cpu).toFixed(0) : "",
-          own ? ratio.toFixed(2) : "",
-          own && !scenario.perEvent ? added((figure) => figure.latency_us.p50) : "",
-          own && !scenario.perEvent ? added((figure) => figure.latency_us.p99) : "",
-          own ? added((figure) => figure.ttfb_us.p50) : "",
-          scenario.perEvent
-            ? `${mid((figure) => figure.event_delay_us.p50 / 1000).toFixed(2)} / ${mid((figure) => figure.event_delay_us.p99 / 1000).toFixed(1)}`
-            : "",
-          own ? mid((figure) => figure.peakMb).toFixed(0) : "",
-        ].join(" | ")} |`,
+      if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+      throw new CannotRun(
+        "The load generator is C, and there is no C compiler here: install one that answers to `cc`.",
       );
     }
   }
-  const bars = [
-    {
-      what: "CPU of a request that is not streamed, 16 clients",
-      ratio: ratios.get("request, 16 clients") ?? 0,
-      limit: 2,
-    },
-    {
-      what: "CPU of a streamed event, 32 streams",
-      ratio: ratios.get("stream of 64 events, 32 clients") ?? 0,
-      limit: 2,
-    },
-  ];
-  const met = bars.every(({ ratio, limit }) => ratio <= limit);
-  const commit = execFileSync("git", ["-C", ROOT, "describe", "--always", "--dirty"], { encoding: "utf8" }).trim();
-  const { version } = JSON.parse(readFileSync(join(ROOT, "node_modules/workerd/package.json"), "utf8")) as {
+}
+
+function buildGateway(): void {
+  try {
+    build();
+  } catch (error) {
+    const { stderr } = error as { stderr?: Buffer };
+    throw new CannotRun(`The gateway does not build, so there is nothing to measure:\n${stderr ?? error}`);
+  }
+}
+
+function describeMachine(pins: Pinning): Machine {
+  const workerd = JSON.parse(readFileSync(join(ROOT, "node_modules/workerd/package.json"), "utf8")) as {
     version: string;
   };
-  const head = [
-    `# Benchmark of ${commit}, ${new Date().toISOString().slice(0, 10)}`,
-    "",
-    `${cpus().length} × ${cpus()[0]?.model ?? "?"}, Linux ${release()}, Node ${process.version}, workerd ${version}; ${rounds} round(s), medians; ${pins ? "subject on one core, upstream and load on the other" : "not pinned"}.`,
-    "",
-    "On in Sluice: key authentication, ledger with a request limit, metering of every answer, audit to D1, one log line a request. Left out for both: TLS, a real network, Cloudflare's edge, production Durable Objects and D1 (here: local ones, whose CPU is counted), cold starts.",
-  ];
-  const foot = [
-    "\n### Bars\n",
-    ...bars.map(
-      ({ what, ratio, limit }) =>
-        `- ${ratio <= limit ? "✓" : "✗"} ${what}: ${ratio.toFixed(2)} × the pass-through (bar: ${limit} ×)`,
-    ),
-  ];
-  const text = [...head, ...lines, ...foot, ""].join("\n");
-  mkdirSync(join(HERE, "results"), { recursive: true });
-  writeFileSync(join(HERE, "results/latest.md"), text);
-  writeFileSync(join(HERE, "results/latest.json"), JSON.stringify(Object.fromEntries(figures), null, 1));
-  console.log(text);
-  return met || !options.includes("--enforce") ? 0 : 1;
+  return {
+    cpu: cpus()[0]?.model.trim() ?? "unknown CPU",
+    cores: cpus().length,
+    kernel: release(),
+    node: process.versions.node,
+    workerd: workerd.version,
+    commit: commit(),
+    date: new Date().toISOString().slice(0, 10),
+    pinned: pins !== null,
+  };
+}
+
+function commit(): string {
+  try {
+    const args = ["-C", ROOT, "describe", "--always", "--dirty"];
+    return execFileSync("git", args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+  } catch {
+    return "unknown (not a git checkout)";
+  }
+}
+
+function started(child: ChildProcess): ChildProcess {
+  children.push(child);
+  return child;
+}
+
+function bodyFile(name: BodyName): string {
+  return join(BUILD, `${name}.json`);
+}
+
+function progress(text: string): void {
+  process.stderr.write(`${text}\n`);
 }
