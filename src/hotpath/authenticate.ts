@@ -6,6 +6,7 @@ import type { AppContext } from "../context.ts";
 import { type ParsedKey, parseKey } from "../identity/api-key.ts";
 import { readCredential } from "../identity/credential.ts";
 import { type KeyPolicy, secretIsLive } from "../identity/key-record.ts";
+import type { LedgerOf } from "../ledger/lease-book.ts";
 import { LEASE_MS, type Ledger } from "../ledger/protocol.ts";
 import { err, ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
@@ -21,7 +22,7 @@ const verified = new Map<string, ParsedKey>();
  */
 const RECHECK_MS = 250;
 
-export type Caller = { readonly policy: KeyPolicy; readonly ledger: Ledger };
+export type Caller = { readonly policy: KeyPolicy; readonly ledger: LedgerOf };
 
 export async function authenticate(c: AppContext): Promise<Result<Caller, Failure>> {
   const { settings, log, startedAt } = c.var.call;
@@ -35,7 +36,8 @@ export async function authenticate(c: AppContext): Promise<Result<Caller, Failur
     if (verified.size >= MAX_VERIFIED) verified.clear();
     verified.set(credential, key);
   }
-  const ledger = c.env.KEY_LEDGER.getByName(key.id) as unknown as Ledger;
+  const { id } = key;
+  const ledger: LedgerOf = () => c.env.KEY_LEDGER.getByName(id) as unknown as Ledger;
   for (const maxAgeMs of [LEASE_MS, RECHECK_MS]) {
     const policy = await leaseBook.policyOf(key.id, ledger, maxAgeMs);
     if (policy === "unreachable") return err({ kind: "unavailable", what: "The key's ledger", retryAfterMs: 1000 });

@@ -27,6 +27,9 @@ export type RequestQuota = {
   readonly resetAt: number;
 };
 
+/** The way to a key's ledger; taken anew for each call, since one that has failed stays broken. */
+export type LedgerOf = () => Ledger;
+
 export type Admission =
   | { readonly kind: "admitted"; readonly quota: RequestQuota | null }
   | { readonly kind: "denied"; readonly quota: RequestQuota; readonly retryAfterMs: number }
@@ -64,7 +67,7 @@ export class LeaseBook {
   }
 
   /** The key's policy, at most `maxAgeMs` old (LEASE_MS at the very most). */
-  async policyOf(keyId: string, ledger: Ledger, maxAgeMs = LEASE_MS): Promise<KeyPolicy | "unknown" | "unreachable"> {
+  async policyOf(keyId: string, ledger: LedgerOf, maxAgeMs = LEASE_MS): Promise<KeyPolicy | "unknown" | "unreachable"> {
     const entry = this.#entry(keyId);
     if (entry.policy && this.#clock.now() < entry.validUntil - LEASE_MS + maxAgeMs) return entry.policy;
     const outcome = await this.#lease(entry, ledger);
@@ -72,7 +75,7 @@ export class LeaseBook {
   }
 
   /** Admits one request of the key, from the allowance at hand or by asking the ledger. */
-  async admit(keyId: string, ledger: Ledger): Promise<Admission> {
+  async admit(keyId: string, ledger: LedgerOf): Promise<Admission> {
     const entry = this.#entry(keyId);
     const now = this.#clock.now();
     count(entry, now);
@@ -93,7 +96,7 @@ export class LeaseBook {
    * Hands a settlement to the ledger, together with those of other calls that end in the same moment. Resolves when
    * this call has nothing left to do; meant for `waitUntil`.
    */
-  async settle(keyId: string, settlement: Settlement, ledger: Ledger): Promise<void> {
+  async settle(keyId: string, settlement: Settlement, ledger: LedgerOf): Promise<void> {
     const entry = this.#entry(keyId);
     entry.pending.push(settlement);
     const started = this.#clock.now();
@@ -106,7 +109,7 @@ export class LeaseBook {
     entry.collectingSince = 0;
     for (let attempt = 1; batch.length > 0; attempt++) {
       try {
-        await ledger.settle(batch);
+        await ledger().settle(batch);
         return;
       } catch (error) {
         if (attempt === SETTLE_ATTEMPTS) return logUnsettled(keyId, batch, error);
@@ -119,7 +122,7 @@ export class LeaseBook {
     return entry.policy?.limits.requests_per_minute !== undefined;
   }
 
-  async #lease(entry: KeyEntry, ledger: Ledger): Promise<"leased" | "unknown" | "unreachable"> {
+  async #lease(entry: KeyEntry, ledger: LedgerOf): Promise<"leased" | "unknown" | "unreachable"> {
     const asked = this.#clock.now();
     const unused = asked >= entry.validUntil ? entry.left : 0;
     if (unused > 0) entry.left = 0;
@@ -129,7 +132,7 @@ export class LeaseBook {
     let lease: Awaited<ReturnType<Ledger["lease"]>> | "late";
     try {
       const deadline = this.#clock.wait(LEDGER_DEADLINE_MS).then((): "late" => "late");
-      lease = await Promise.race([ledger.lease({ want, unused, settlements }), deadline]);
+      lease = await Promise.race([ledger().lease({ want, unused, settlements }), deadline]);
     } catch {
       lease = "late";
     }

@@ -142,7 +142,7 @@ describe("leases", () => {
           for (const { isolate, burst, pass, restart } of steps) {
             const book = restart === 0 ? new LeaseBook(time.clock) : (books[isolate] ?? new LeaseBook(time.clock));
             books[isolate] = book;
-            const calls = Promise.all(Array.from({ length: burst }, () => book.admit("key_1", ledger)));
+            const calls = Promise.all(Array.from({ length: burst }, () => book.admit("key_1", () => ledger)));
             await time.pass(pass + 4 * delay + 1);
             for (const admission of await calls) if (admission.kind === "admitted") admitted++;
             expect(admitted).toBeLessThanOrEqual(limit + ((time.at - started) * limit) / 60_000);
@@ -157,7 +157,7 @@ describe("leases", () => {
     const time = new Time();
     const ledger = new SimulatedLedger(60, time, 5);
     const book = new LeaseBook(time.clock);
-    const calls = Promise.all(Array.from({ length: 200 }, () => book.admit("key_1", ledger)));
+    const calls = Promise.all(Array.from({ length: 200 }, () => book.admit("key_1", () => ledger)));
     await time.pass(100);
     const admissions = await calls;
     expect(admissions.filter((admission) => admission.kind === "admitted")).toHaveLength(60);
@@ -171,7 +171,7 @@ describe("leases", () => {
     const busy = new SimulatedLedger(60_000, time, 2);
     const book = new LeaseBook(time.clock);
     for (let i = 0; i < 3000; i++) {
-      const call = book.admit("key_1", busy);
+      const call = book.admit("key_1", () => busy);
       await time.pass(5);
       expect((await call).kind).toBe("admitted");
     }
@@ -180,7 +180,7 @@ describe("leases", () => {
     const empty = new SimulatedLedger(1, time, 2);
     const other = new LeaseBook(time.clock);
     for (let i = 0; i < 500; i++) {
-      const call = other.admit("key_2", empty);
+      const call = other.admit("key_2", () => empty);
       await time.pass(5);
       await call;
     }
@@ -192,10 +192,10 @@ describe("leases", () => {
     const ledger = new SimulatedLedger(10, time, 1);
     ledger.failNext = 1;
     const book = new LeaseBook(time.clock);
-    const first = book.admit("key_1", ledger);
+    const first = book.admit("key_1", () => ledger);
     await time.pass(10);
     expect(await first).toEqual({ kind: "unreachable" });
-    const second = book.admit("key_1", ledger);
+    const second = book.admit("key_1", () => ledger);
     await time.pass(10);
     expect((await second).kind).toBe("admitted");
   });
@@ -211,7 +211,7 @@ describe("settlements", () => {
         const book = new LeaseBook(time.clock);
         const all: Promise<void>[] = [];
         for (const [i, gap] of gaps.entries()) {
-          all.push(book.settle("key_1", { requestId: `req_${i}`, record: "{}" }, ledger));
+          all.push(book.settle("key_1", { requestId: `req_${i}`, record: "{}" }, () => ledger));
           await time.pass(gap);
         }
         await time.pass(10_000);
