@@ -1,15 +1,30 @@
 /** What administrators may send, field by field. Unknown fields are refused with their names. */
 import * as z from "zod/mini";
 import { readJsonBytes } from "../body.ts";
-import { SCOPES } from "../identity/key-record.ts";
+import type { AppContext } from "../context.ts";
+import {
+  BUDGET_MODES,
+  BUDGET_PERIODS,
+  type Budget,
+  type KeyLimits,
+  type Limits,
+  ON_DISCONNECT,
+  ON_REVOKE,
+  SCOPES,
+} from "../identity/key-record.ts";
 import { err, ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
 import { scanJson } from "../wire/json-scan.ts";
 
 /** No admin body is a tenth of this. */
 const MAX_ADMIN_BODY_BYTES = 64 * 1024;
-const MAX_LIMIT = 1_000_000;
+const MAX_REQUESTS = 1_000_000;
+/** Above what any account has, and exact even in sixty-thousandths, a bucket's unit. */
+const MAX_TOKENS = 1_000_000_000;
+const MAX_CONCURRENT_REQUESTS = 100_000;
 const MAX_REQUEST_BYTES = 32 * 1024 * 1024;
+const MICRO_PER_USD = 1_000_000;
+const MAX_BUDGET_USD = 10_000_000;
 /** Thirty days. */
 const MAX_GRACE_SECONDS = 2_592_000;
 
@@ -48,19 +63,21 @@ const matching = (pattern: RegExp, message: string) => z.string(message).check(z
 const NAME_RULE = "must be 1 to 100 printable characters";
 const noneTwice = z.refine<readonly string[]>((list) => new Set(list).size === list.length, "holds an entry twice");
 
-const time = z.pipe(
-  z.string("must be an RFC 3339 time, such as 2027-01-31T00:00:00Z, or null"),
-  z.transform((text: string, context) => {
-    const at = parseTime(text);
-    if (at !== null) return at;
-    context.issues.push({
-      code: "custom",
-      message: "must be an RFC 3339 time, such as 2027-01-31T00:00:00Z",
-      input: text,
-    });
-    return z.NEVER;
-  }),
-);
+const oneOf = <const T extends readonly string[]>(values: T) => z.enum(values, `must be one of ${values.join(", ")}`);
+/** What `parse` makes of a value; null from it is an error. */
+const parsed = <I, O>(type: z.ZodMiniType<I, I>, parse: (value: I) => O | null, message: string) =>
+  z.pipe(
+    type,
+    z.transform((value: I, context): O => {
+      const made = parse(value);
+      if (made !== null) return made;
+      context.issues.push({ code: "custom", message, input: value });
+      return z.NEVER;
+    }),
+  );
+
+const TIME_RULE = "must be an RFC 3339 time, such as 2027-01-31T00:00:00Z";
+const time = parsed(z.string(`${TIME_RULE}, or null`), parseTime, TIME_RULE);
 
 /** Checked by hand: `z.record` would drop a pair named `__proto__` without a word. */
 const metadata = z
@@ -85,70 +102,98 @@ const metadata = z
     }
   });
 
-const fields = {
-  name: z.string(NAME_RULE).check(z.trim(), z.regex(NAME, NAME_RULE)),
-  scopes: z
-    .array(z.enum(SCOPES, `must be one of ${SCOPES.join(", ")}`), "must be a list of scopes")
-    .check(z.minLength(1, "must name at least one scope"), noneTwice),
-  models: z.nullable(
-    z
-      .array(matching(MODEL, "must be a model id, or a prefix ending in *"), "must be a list of model ids, or null")
-      .check(
-        z.minLength(1, "must name at least one model"),
-        z.maxLength(100, "must not name more than 100 models"),
-        noneTwice,
-      ),
+const name = z.string(NAME_RULE).check(z.trim(), z.regex(NAME, NAME_RULE));
+const workspace = matching(WORKSPACE, "must be 1 to 64 letters, digits, _ or -");
+
+/** µUSD for dollars with at most six decimals, or null for any other number. */
+function microUsd(usd: number): number | null {
+  // Exact: both sides of the comparison are the doubles next to their decimals, and no two amounts in whole µUSD of
+  // up to 10 million dollars share one.
+  const micro = Math.round(usd * MICRO_PER_USD);
+  const fits = micro >= 1 && micro <= MAX_BUDGET_USD * MICRO_PER_USD && micro / MICRO_PER_USD === usd;
+  return fits ? micro : null;
+}
+
+const USD_RULE = `must be a number above 0, up to ${MAX_BUDGET_USD}, with at most 6 decimals`;
+const budget = z.nullable(
+  z.pipe(
+    z.strictObject(
+      {
+        usd: parsed(z.number(USD_RULE), microUsd, USD_RULE),
+        period: oneOf(BUDGET_PERIODS),
+        mode: z.optional(oneOf(BUDGET_MODES)),
+      },
+      "must be an object, or null",
+    ),
+    z.transform(({ usd: micro_usd, period, mode = "strict" }): Budget => ({ micro_usd, period, mode })),
   ),
-  expires_at: z.nullable(time),
-  metadata,
+);
+
+const requests = wholeNumber(1, MAX_REQUESTS);
+const tokens = wholeNumber(1, MAX_TOKENS);
+const limits = {
+  requests_per_minute: requests,
+  requests_burst: requests,
+  input_tokens_per_minute: tokens,
+  input_tokens_burst: tokens,
+  output_tokens_per_minute: tokens,
+  output_tokens_burst: tokens,
+  concurrent_requests: wholeNumber(1, MAX_CONCURRENT_REQUESTS),
+} satisfies Record<keyof Limits, unknown>;
+const keyLimits = { ...limits, max_request_bytes: wholeNumber(1, MAX_REQUEST_BYTES) } satisfies Record<
+  keyof KeyLimits,
+  unknown
+>;
+
+type Numbers = Readonly<Record<string, z.ZodMiniType<number, number>>>;
+const someOf = <T extends Readonly<Record<string, z.ZodMiniType>>>(shape: T) =>
+  z.optional(z.partial(z.strictObject(shape, "must be an object")));
+/** In a change, null takes a limit away. */
+const orNull = <T extends Numbers>(shape: T) =>
+  Object.fromEntries(Object.entries(shape).map(([name, number]) => [name, z.nullable(number)])) as {
+    readonly [K in keyof T]: z.ZodMiniNullable<T[K]>;
+  };
+
+const ofBoth = { budget: z.optional(budget), metadata: z.optional(metadata) };
+const ofKey = {
+  ...ofBoth,
+  scopes: z.optional(
+    z.array(oneOf(SCOPES), "must be a list of scopes").check(z.minLength(1, "must name at least one scope"), noneTwice),
+  ),
+  models: z.optional(
+    z.nullable(
+      z
+        .array(matching(MODEL, "must be a model id, or a prefix ending in *"), "must be a list of model ids, or null")
+        .check(
+          z.minLength(1, "must name at least one model"),
+          z.maxLength(100, "must not name more than 100 models"),
+          noneTwice,
+        ),
+    ),
+  ),
+  on_disconnect: z.optional(oneOf(ON_DISCONNECT)),
+  on_revoke: z.optional(oneOf(ON_REVOKE)),
+  fail_open: z.optional(z.boolean("must be true or false")),
+  expires_at: z.optional(z.nullable(time)),
 };
-const requestsPerMinute = wholeNumber(1, MAX_LIMIT);
-const requestBytes = wholeNumber(1, MAX_REQUEST_BYTES);
 
-const CreateKey = z.strictObject({
-  name: fields.name,
-  workspace: z.optional(matching(WORKSPACE, "must be 1 to 64 letters, digits, _ or -")),
-  scopes: z.optional(fields.scopes),
-  models: z.optional(fields.models),
-  limits: z.optional(
-    z.strictObject(
-      {
-        requests_per_minute: z.optional(requestsPerMinute),
-        max_request_bytes: z.optional(requestBytes),
-      },
-      "must be an object",
-    ),
-  ),
-  expires_at: z.optional(fields.expires_at),
-  metadata: z.optional(fields.metadata),
-});
-
-const ChangeKey = z.strictObject({
-  name: z.optional(fields.name),
-  scopes: z.optional(fields.scopes),
-  models: z.optional(fields.models),
-  limits: z.optional(
-    z.strictObject(
-      {
-        requests_per_minute: z.optional(z.nullable(requestsPerMinute)),
-        max_request_bytes: z.optional(z.nullable(requestBytes)),
-      },
-      "must be an object",
-    ),
-  ),
-  expires_at: z.optional(fields.expires_at),
-  metadata: z.optional(fields.metadata),
-});
-
+const CreateKey = z.strictObject({ ...ofKey, name, workspace: z.optional(workspace), limits: someOf(keyLimits) });
+const ChangeKey = z.strictObject({ ...ofKey, name: z.optional(name), limits: someOf(orNull(keyLimits)) });
+const CreateWorkspace = z.strictObject({ ...ofBoth, id: z.optional(workspace), name, limits: someOf(limits) });
+const ChangeWorkspace = z.strictObject({ ...ofBoth, name: z.optional(name), limits: someOf(orNull(limits)) });
 const RotateKey = z.strictObject({ grace_seconds: z.optional(wholeNumber(0, MAX_GRACE_SECONDS)) });
 
 export type CreateKeyInput = z.infer<typeof CreateKey>;
 export type ChangeKeyInput = z.infer<typeof ChangeKey>;
 export type RotateKeyInput = z.infer<typeof RotateKey>;
+export type CreateWorkspaceInput = z.infer<typeof CreateWorkspace>;
+export type ChangeWorkspaceInput = z.infer<typeof ChangeWorkspace>;
 
 export const parseCreateKey = parser<CreateKeyInput>(CreateKey);
 export const parseChangeKey = parser<ChangeKeyInput>(ChangeKey);
 export const parseRotateKey = parser<RotateKeyInput>(RotateKey);
+export const parseCreateWorkspace = parser<CreateWorkspaceInput>(CreateWorkspace);
+export const parseChangeWorkspace = parser<ChangeWorkspaceInput>(ChangeWorkspace);
 
 /** A function that checks a value and tells everything that is wrong with it at once, and never repeats a value. */
 function parser<T>(schema: z.ZodMiniType<T>): (value: unknown) => Result<T, Failure> {
@@ -162,13 +207,18 @@ function parser<T>(schema: z.ZodMiniType<T>): (value: unknown) => Result<T, Fail
       if (issue.code === "unrecognized_keys") {
         return issue.keys.map((name) => `${fieldName([...issue.path, name])}: unknown field`);
       }
-      const [first] = issue.path;
-      const missing = issue.path.length === 1 && first !== undefined && !Object.hasOwn(value, first);
-      return [`${fieldName(issue.path)}: ${missing ? "Field required" : issue.message}`];
+      return [`${fieldName(issue.path)}: ${isThere(value, issue.path) ? issue.message : "Field required"}`];
     });
     // A number can break one rule in two ways.
     return err({ kind: "invalid_request", message: [...new Set(problems)].join("; ") });
   };
+}
+
+/** Whether a value has something at a path of fields. */
+function isThere(value: unknown, [first, ...rest]: readonly PropertyKey[]): boolean {
+  if (first === undefined) return true;
+  if (typeof value !== "object" || value === null || !Object.hasOwn(value, first)) return false;
+  return isThere(Reflect.get(value, first), rest);
 }
 
 /** `limits.requests_per_minute`; names that callers made up are cut short. */
@@ -177,8 +227,8 @@ function fieldName(path: readonly PropertyKey[]): string {
 }
 
 /** The body of an admin request as a JSON value; undefined where a body is optional and there is none. */
-export async function readAdminBody(request: Request): Promise<Result<unknown, Failure>> {
-  const bytes = await readJsonBytes(request, MAX_ADMIN_BODY_BYTES);
+export async function readAdminBody(c: AppContext): Promise<Result<unknown, Failure>> {
+  const bytes = await readJsonBytes(c.req.raw, c.var.call.headers, MAX_ADMIN_BODY_BYTES);
   if (!bytes.ok) return bytes;
   const scan = scanJson(bytes.value);
   return scan.ok ? ok(JSON.parse(new TextDecoder().decode(bytes.value))) : scan;

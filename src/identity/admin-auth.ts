@@ -1,4 +1,4 @@
-/** Who may use the control plane: the admin token, or a live key with the scope `admin`. */
+/** Who may use the control plane: the admin token, or a live key with the scope `admin` or, on some routes, another. */
 import { type AppContext, fail, type Handler } from "../context.ts";
 import type { Ledger } from "../ledger/protocol.ts";
 import { err, ok, type Result } from "../result.ts";
@@ -17,11 +17,18 @@ export type Admin = {
   readonly scopes: readonly Scope[] | null;
 };
 
+type AdminHandler = (c: AppContext, admin: Admin) => Promise<Response>;
+
 /** Lets only admins through to the handler. */
-export function adminOnly(handle: (c: AppContext, admin: Admin) => Promise<Response>): Handler {
+export function adminOnly(handle: AdminHandler): Handler {
+  return adminOr("admin", handle);
+}
+
+/** Lets admins through, and keys with this scope. */
+export function adminOr(scope: Scope, handle: AdminHandler): Handler {
   return async function asAdmin(c) {
-    const { settings, startedAt, log } = c.var.call;
-    const credential = readCredential(c.req.raw.headers);
+    const { settings, startedAt, log, headers } = c.var.call;
+    const credential = readCredential(headers);
     if (credential === null) return fail(c, { kind: "unauthenticated" });
     if (constantTimeEqual(credential, settings.adminToken)) {
       log.actor = "admin-token";
@@ -34,30 +41,31 @@ export function adminOnly(handle: (c: AppContext, admin: Admin) => Promise<Respo
     const policy = asked.value;
     if (!policy || !secretIsLive(policy, key.secretSha256, startedAt)) return fail(c, { kind: "unauthenticated" });
     log.actor = key.id;
-    if (!policy.scopes.includes("admin")) return fail(c, { kind: "scope_missing", scope: "admin" });
+    const allowed = policy.scopes.includes("admin") || policy.scopes.includes(scope);
+    if (!allowed) return fail(c, { kind: "scope_missing", scope });
     return handle(c, { actor: key.id, scopes: policy.scopes });
   };
 }
 
 /**
- * Asks a key's ledger on behalf of an administrator: three attempts, each with a stub of its own, since one that has
- * thrown stays broken. What is asked must bear repeating. An overloaded ledger is left in peace.
+ * Asks the ledger of a key or a workspace on behalf of an administrator: three attempts, each with a stub of its own,
+ * since one that has thrown stays broken. What is asked must bear repeating. An overloaded ledger is left in peace.
  */
 export async function reachLedger<T>(
   c: AppContext,
-  keyId: string,
+  name: string,
   ask: (ledger: Ledger) => Promise<T>,
 ): Promise<Result<T, "unreachable">> {
   for (let attempt = 1; ; attempt++) {
     try {
-      return ok(await ask(c.env.KEY_LEDGER.getByName(keyId) as unknown as Ledger));
+      return ok(await ask(c.env.KEY_LEDGER.getByName(name) as unknown as Ledger));
     } catch (error) {
       console.error(
         JSON.stringify({
           level: "error",
           msg: "ledger_failed",
           request_id: c.var.call.requestId,
-          key_id: keyId,
+          ledger: name,
           attempt,
           error: String(error),
         }),

@@ -17,12 +17,51 @@ export type Scope = (typeof SCOPES)[number];
 export const DEFAULT_SCOPES: readonly Scope[] = ["messages", "conversations", "templates:read"];
 export const DEFAULT_WORKSPACE = "ws_default";
 
-export type KeyLimits = {
-  /** Requests per minute: capacity of the bucket, and what flows back into it in a minute. Absent: unlimited. */
+/**
+ * Limits of a key or of a workspace; an absent one is no limit. A `…_per_minute` flows back continuously; a `…_burst`
+ * is what its bucket holds at most, one minute's worth unless set.
+ */
+export type Limits = {
   readonly requests_per_minute?: number;
+  readonly requests_burst?: number;
+  /** Input tokens as the provider counts them for its own limits: cache writes included, cache reads not. */
+  readonly input_tokens_per_minute?: number;
+  readonly input_tokens_burst?: number;
+  readonly output_tokens_per_minute?: number;
+  readonly output_tokens_burst?: number;
+  /** Requests that may run at the same moment. */
+  readonly concurrent_requests?: number;
+};
+
+export type KeyLimits = Limits & {
   /** Largest request body in bytes, below the gateway's own limit. */
   readonly max_request_bytes?: number;
 };
+
+/** Periods begin at midnight UTC; weeks on Monday, months on the first. `total` never ends. */
+export const BUDGET_PERIODS = ["day", "week", "month", "total"] as const;
+export const BUDGET_MODES = ["strict", "soft"] as const;
+
+/** What may be spent in a period. */
+export type Budget = {
+  readonly micro_usd: number;
+  readonly period: (typeof BUDGET_PERIODS)[number];
+  /** `strict` reserves the worst case of each request, `soft` its usual cost. */
+  readonly mode: (typeof BUDGET_MODES)[number];
+};
+
+/** What a ledger enforces: of one key, or of a workspace for all its keys together. */
+export type Rules = {
+  readonly id: string;
+  readonly version: number;
+  readonly limits: Limits;
+  readonly budget: Budget | null;
+};
+
+/** Whether the upstream is stopped, or read to its end, when the client leaves. */
+export const ON_DISCONNECT = ["cancel", "drain"] as const;
+/** Whether a stream that runs when its key is revoked may end, or is cut. */
+export const ON_REVOKE = ["finish", "cut"] as const;
 
 /** One accepted secret of a key. A key has one, and two while a rotation's grace lasts. */
 export type KeySecret = {
@@ -40,22 +79,47 @@ export type KeySecret = {
  * What is enforced. `version` grows by one with every change, so that a late write never replaces a newer one.
  * Times are milliseconds since the epoch.
  */
-export type KeyPolicy = {
-  readonly id: string;
-  readonly version: number;
+export type KeyPolicy = Rules & {
   readonly workspace: string;
   readonly name: string;
   readonly scopes: readonly Scope[];
   /** Allowed model ids, exact, or a prefix that ends in `*`. Null: every model. */
   readonly models: readonly string[] | null;
   readonly limits: KeyLimits;
+  readonly on_disconnect: (typeof ON_DISCONNECT)[number];
+  readonly on_revoke: (typeof ON_REVOKE)[number];
+  /** Serve without limits while the ledger can't be reached. A key with a budget is refused then, whatever this says. */
+  readonly fail_open: boolean;
   readonly expires_at: number | null;
   readonly revoked_at: number | null;
   readonly secrets: readonly KeySecret[];
 };
 
+/** What a key is that was made without these fields, today or before there were any. */
+export const KEY_DEFAULTS = {
+  budget: null,
+  on_disconnect: "cancel",
+  on_revoke: "finish",
+  fail_open: false,
+} as const satisfies Partial<KeyPolicy>;
+
+/** A policy as a ledger may have stored it before it knew the fields with defaults. */
+export type StoredPolicy = Omit<KeyPolicy, keyof typeof KEY_DEFAULTS> & Partial<KeyPolicy>;
+
+export function completePolicy(stored: StoredPolicy): KeyPolicy {
+  return { ...KEY_DEFAULTS, ...stored };
+}
+
 /** The whole record: the policy, and what only people read. */
 export type KeyRecord = KeyPolicy & {
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly created_at: number;
+  readonly updated_at: number;
+};
+
+/** A workspace: what all its keys share. A key may name one that was never made; it then has no limits. */
+export type WorkspaceRecord = Rules & {
+  readonly name: string;
   readonly metadata: Readonly<Record<string, string>>;
   readonly created_at: number;
   readonly updated_at: number;

@@ -8,6 +8,10 @@ type Row = {
   scopes: string;
   models: string | null;
   limits: string;
+  budget: string | null;
+  on_disconnect: KeyRecord["on_disconnect"];
+  on_revoke: KeyRecord["on_revoke"];
+  fail_open: number;
   metadata: string;
   secrets: string;
   created_at: number;
@@ -18,7 +22,7 @@ type Row = {
 };
 
 const COLUMNS =
-  "id, workspace, name, scopes, models, limits, metadata, secrets, created_at, updated_at, expires_at, revoked_at, version";
+  "id, workspace, name, scopes, models, limits, budget, on_disconnect, on_revoke, fail_open, metadata, secrets, created_at, updated_at, expires_at, revoked_at, version";
 
 function fromRow(row: Row): KeyRecord {
   return {
@@ -26,6 +30,8 @@ function fromRow(row: Row): KeyRecord {
     scopes: JSON.parse(row.scopes),
     models: row.models === null ? null : JSON.parse(row.models),
     limits: JSON.parse(row.limits),
+    budget: row.budget === null ? null : JSON.parse(row.budget),
+    fail_open: row.fail_open === 1,
     metadata: JSON.parse(row.metadata),
     secrets: JSON.parse(row.secrets),
   };
@@ -38,6 +44,10 @@ function changeable(record: KeyRecord): unknown[] {
     JSON.stringify(record.scopes),
     record.models === null ? null : JSON.stringify(record.models),
     JSON.stringify(record.limits),
+    record.budget === null ? null : JSON.stringify(record.budget),
+    record.on_disconnect,
+    record.on_revoke,
+    record.fail_open ? 1 : 0,
     JSON.stringify(record.metadata),
     JSON.stringify(record.secrets),
     record.updated_at,
@@ -50,8 +60,8 @@ function changeable(record: KeyRecord): unknown[] {
 export async function insertKey(db: D1Database, record: KeyRecord): Promise<void> {
   await db
     .prepare(
-      `INSERT INTO api_keys (name, scopes, models, limits, metadata, secrets, updated_at, expires_at, revoked_at, version, id, workspace, created_at)
-       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+      `INSERT INTO api_keys (name, scopes, models, limits, budget, on_disconnect, on_revoke, fail_open, metadata, secrets, updated_at, expires_at, revoked_at, version, id, workspace, created_at)
+       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     )
     .bind(...changeable(record), record.id, record.workspace, record.created_at)
     .run();
@@ -66,7 +76,7 @@ export async function getKey(db: D1Database, id: string): Promise<KeyRecord | nu
 export async function updateKey(db: D1Database, record: KeyRecord): Promise<boolean> {
   const { meta } = await db
     .prepare(
-      `UPDATE api_keys SET name = ?, scopes = ?, models = ?, limits = ?, metadata = ?, secrets = ?, updated_at = ?, expires_at = ?, revoked_at = ?, version = ?
+      `UPDATE api_keys SET name = ?, scopes = ?, models = ?, limits = ?, budget = ?, on_disconnect = ?, on_revoke = ?, fail_open = ?, metadata = ?, secrets = ?, updated_at = ?, expires_at = ?, revoked_at = ?, version = ?
        WHERE id = ? AND version = ?`,
     )
     .bind(...changeable(record), record.id, record.version - 1)
@@ -112,6 +122,11 @@ export async function listKeyRecords(db: D1Database, filter: KeyFilter, limit: n
   return results.map(fromRow);
 }
 
+/** Whether any key, revoked ones too, names this workspace. */
+export async function namesWorkspace(db: D1Database, workspace: string): Promise<boolean> {
+  return (await db.prepare("SELECT 1 FROM api_keys WHERE workspace = ? LIMIT 1").bind(workspace).first()) !== null;
+}
+
 /** What a key's ledger enforces, or null for a key that does not exist. */
 export async function loadPolicy(db: D1Database, id: string): Promise<KeyPolicy | null> {
   const record = await getKey(db, id);
@@ -120,6 +135,10 @@ export async function loadPolicy(db: D1Database, id: string): Promise<KeyPolicy 
 
 /** The enforced part of a record. */
 export function policyOf(record: KeyRecord): KeyPolicy {
-  const { id, version, workspace, name, scopes, models, limits, expires_at, revoked_at, secrets } = record;
-  return { id, version, workspace, name, scopes, models, limits, expires_at, revoked_at, secrets };
+  const { id, version, workspace, name, scopes, models, limits, budget } = record;
+  const { on_disconnect, on_revoke, fail_open, expires_at, revoked_at, secrets } = record;
+  return {
+    ...{ id, version, workspace, name, scopes, models, limits, budget },
+    ...{ on_disconnect, on_revoke, fail_open, expires_at, revoked_at, secrets },
+  };
 }

@@ -4,6 +4,7 @@ import { env } from "cloudflare:workers";
 import { expect } from "vitest";
 import { app } from "../../src/app.ts";
 import type { AuditRecord } from "../../src/audit/record.ts";
+import type { Rules } from "../../src/identity/key-record.ts";
 import type { Ledger } from "../../src/ledger/protocol.ts";
 import { newId } from "../../src/wire/ids.ts";
 
@@ -78,10 +79,14 @@ export function problem(answer: Answer, status: number, type: string): string {
   return answer.body.error.message;
 }
 
-/** Ledgers whose named method fails as often as given, before and instead of doing anything; counts all calls. */
+/**
+ * Ledgers whose named method fails as often as given, before and instead of doing anything; counts all calls, and
+ * keeps what was put in force, with the ledger's name.
+ */
 export function ledgers(failing: Partial<Record<"policy" | "putPolicy", number>> = {}, error = new Error("cut")) {
   const left = { policy: 0, putPolicy: 0, ...failing };
   const calls = { policy: 0, putPolicy: 0, stubs: 0 };
+  const puts: (readonly [ledger: string, rules: Rules])[] = [];
   const guarded = (name: "policy" | "putPolicy") => {
     calls[name]++;
     if (left[name]-- > 0) throw error;
@@ -95,14 +100,15 @@ export function ledgers(failing: Partial<Record<"policy" | "putPolicy", number>>
           guarded("policy");
           return real.policy();
         },
-        putPolicy: async (policy: Parameters<Ledger["putPolicy"]>[0]) => {
+        putPolicy: async (rules: Rules) => {
           guarded("putPolicy");
-          return real.putPolicy(policy);
+          await real.putPolicy(rules);
+          puts.push([id, rules]);
         },
       };
     },
   };
-  return { calls, env: { KEY_LEDGER: binding as unknown as Env["KEY_LEDGER"] } };
+  return { calls, puts, env: { KEY_LEDGER: binding as unknown as Env["KEY_LEDGER"] } };
 }
 
 /** A database that fails at the statements that `fails` picks, and remembers all of them. */
@@ -138,6 +144,11 @@ export function auditRecord(changes: Partial<AuditRecord> = {}): AuditRecord {
     status: 200,
     error_type: null,
     outcome: "complete",
+    requests: 1,
+    denial: null,
+    admission: "lease",
+    ledger_ms: 8,
+    drained: 0,
     estimated: 0,
     input_tokens: 10,
     output_tokens: 5,

@@ -1,9 +1,17 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { parseChangeKey, parseCreateKey, parseRotateKey, parseTime } from "../../src/admin/input.ts";
+import {
+  parseChangeKey,
+  parseChangeWorkspace,
+  parseCreateKey,
+  parseCreateWorkspace,
+  parseRotateKey,
+  parseTime,
+} from "../../src/admin/input.ts";
 import { between, matches, oneOf, page, readQuery, time } from "../../src/admin/query.ts";
+import { mergeLimits, shownBudget } from "../../src/admin/stored.ts";
 import { readCredential } from "../../src/identity/credential.ts";
-import { SCOPES } from "../../src/identity/key-record.ts";
+import { completePolicy, KEY_DEFAULTS, type KeyLimits, SCOPES } from "../../src/identity/key-record.ts";
 import type { Result } from "../../src/result.ts";
 import { describeFailure, type Failure } from "../../src/wire/errors.ts";
 
@@ -30,6 +38,13 @@ describe("fields of a key, at each limit and one past it", () => {
     { limits: {} },
     { limits: { requests_per_minute: 1, max_request_bytes: 1 } },
     { limits: { requests_per_minute: 1_000_000, max_request_bytes: 33_554_432 } },
+    { budget: null },
+    { budget: { usd: 0.000001, period: "day" } },
+    { budget: { usd: 10_000_000, period: "week", mode: "strict" } },
+    { budget: { usd: 1.5, period: "month", mode: "soft" } },
+    { budget: { usd: 1, period: "total" } },
+    { on_disconnect: "cancel", on_revoke: "finish", fail_open: false },
+    { on_disconnect: "drain", on_revoke: "cut", fail_open: true },
     { expires_at: null },
     { expires_at: "2027-01-31T00:00:00Z" },
     { expires_at: "2027-01-31T00:00:00.5+05:30" },
@@ -103,7 +118,23 @@ describe("fields of a key, at each limit and one past it", () => {
       { metadata: { ["k".repeat(65)]: "v" } },
       `metadata.${"k".repeat(64)}: must not have a name of more than 64 characters`,
     ],
-    [{ budget: { usd: 5 } }, "budget: unknown field"],
+    [{ budget: 5 }, "budget: must be an object, or null"],
+    [{ budget: [] }, "budget: must be an object, or null"],
+    [{ budget: { usd: 5 } }, "budget.period: Field required"],
+    [{ budget: { period: "day" } }, "budget.usd: Field required"],
+    [{ budget: { usd: 5, period: "year" } }, "budget.period: must be one of day, week, month, total"],
+    [{ budget: { usd: 5, period: "day", mode: "hard" } }, "budget.mode: must be one of strict, soft"],
+    [{ budget: { usd: 5, period: "day", mode: null } }, "budget.mode: must be one of strict, soft"],
+    [{ budget: { usd: 5, period: "day", micro_usd: 5_000_000 } }, "budget.micro_usd: unknown field"],
+    [{ budget: { usd: 5, period: "day", spent: 0 } }, "budget.spent: unknown field"],
+    [{ on_disconnect: "keep" }, "on_disconnect: must be one of cancel, drain"],
+    [{ on_disconnect: null }, "on_disconnect: must be one of cancel, drain"],
+    [{ on_revoke: "cancel" }, "on_revoke: must be one of finish, cut"],
+    [{ fail_open: "true" }, "fail_open: must be true or false"],
+    [{ fail_open: null }, "fail_open: must be true or false"],
+    [{ aliases: {} }, "aliases: unknown field"],
+    [{ guardrails: [] }, "guardrails: unknown field"],
+    [{ cache: true }, "cache: unknown field"],
     [{ ["x".repeat(1000)]: 1 }, `${"x".repeat(64)}: unknown field`],
   ])("refuses %.80j", (fields, message) => {
     expect(problemOf(parseCreateKey(JSON.parse(JSON.stringify({ name: "n", ...fields }))))).toBe(message);
@@ -161,6 +192,48 @@ describe("fields of a key, at each limit and one past it", () => {
     }
   });
 
+  it.each([
+    ["requests_per_minute", 1_000_000],
+    ["requests_burst", 1_000_000],
+    ["input_tokens_per_minute", 1_000_000_000],
+    ["input_tokens_burst", 1_000_000_000],
+    ["output_tokens_per_minute", 1_000_000_000],
+    ["output_tokens_burst", 1_000_000_000],
+    ["concurrent_requests", 100_000],
+    ["max_request_bytes", 33_554_432],
+  ])("takes limits.%s from 1 to %i, in a new key, a change and, but for bytes, a workspace", (limit, most) => {
+    const parsers = [parseCreateKey, parseChangeKey, parseCreateWorkspace, parseChangeWorkspace];
+    for (const parse of limit === "max_request_bytes" ? parsers.slice(0, 2) : parsers) {
+      const problem = (value: unknown) => problemOf(parse({ name: "n", limits: { [limit]: value } }));
+      const rule = `limits.${limit}: must be a whole number from 1 to ${most}`;
+      expect([problem(1), problem(most)]).toEqual([null, null]);
+      for (const value of [0, -1, most + 1, 1.5, "1", true, {}, 1e300]) expect(problem(value)).toBe(rule);
+      const mayBeNull = parse === parseChangeKey || parse === parseChangeWorkspace;
+      expect(problem(null)).toBe(mayBeNull ? null : rule);
+    }
+    if (limit !== "max_request_bytes") return;
+    for (const parse of [parseCreateWorkspace, parseChangeWorkspace]) {
+      expect(problemOf(parse({ name: "n", limits: { max_request_bytes: 1 } }))).toBe(
+        "limits.max_request_bytes: unknown field",
+      );
+    }
+  });
+
+  it("takes of a workspace what its keys share, and nothing that is a key's own", () => {
+    for (const id of ["w", "ws_x", "W_-9".repeat(16)]) {
+      expect(problemOf(parseCreateWorkspace({ id, name: "n", limits: {}, budget: null, metadata: {} }))).toBeNull();
+    }
+    for (const id of ["", "w".repeat(65), "a:b", "a/b", " a", null, 5]) {
+      expect(problemOf(parseCreateWorkspace({ id, name: "n" }))).toBe("id: must be 1 to 64 letters, digits, _ or -");
+    }
+    expect(problemOf(parseCreateWorkspace({}))).toBe("name: Field required");
+    expect(problemOf(parseChangeWorkspace({ id: "w" }))).toBe("id: unknown field");
+    for (const name of ["scopes", "models", "expires_at", "on_disconnect", "on_revoke", "fail_open", "version"]) {
+      expect(problemOf(parseCreateWorkspace({ name: "n", [name]: null }))).toBe(`${name}: unknown field`);
+      expect(problemOf(parseChangeWorkspace({ [name]: null }))).toBe(`${name}: unknown field`);
+    }
+  });
+
   it("lets PATCH take single limits away, and checks the grace of a rotation", () => {
     expect(parseChangeKey({ limits: { requests_per_minute: null } }).ok).toBe(true);
     expect(parseChangeKey({}).ok).toBe(true);
@@ -174,7 +247,21 @@ describe("fields of a key, at each limit and one past it", () => {
   });
 
   it("never throws, whatever the JSON, and never repeats a value", () => {
-    const field = fc.constantFrom("name", "scopes", "models", "limits", "expires_at", "metadata", "workspace", "x");
+    const field = fc.constantFrom(
+      ...[
+        "name",
+        "scopes",
+        "models",
+        "limits",
+        "budget",
+        "expires_at",
+        "metadata",
+        "workspace",
+        "fail_open",
+        "id",
+        "x",
+      ],
+    );
     const canary = "CANARY-sk-sluice";
     const value = fc.oneof(
       fc.jsonValue(),
@@ -185,13 +272,136 @@ describe("fields of a key, at each limit and one past it", () => {
     const body = fc.oneof(fc.jsonValue(), fc.dictionary(field, value));
     fc.assert(
       fc.property(body, (json) => {
-        for (const parse of [parseCreateKey, parseChangeKey, parseRotateKey]) {
+        for (const parse of [
+          parseCreateKey,
+          parseChangeKey,
+          parseRotateKey,
+          parseCreateWorkspace,
+          parseChangeWorkspace,
+        ]) {
           const message = problemOf(parse(json));
           if (message !== null) expect(message).not.toContain("CANARY");
         }
       }),
       { numRuns: 2_000 },
     );
+  });
+});
+
+describe("dollars", () => {
+  const MOST = 10_000_000_000_000;
+  const decimal = (micro: number, digits = 6) => {
+    const text = String(micro).padStart(digits + 1, "0");
+    return `${text.slice(0, -digits)}.${text.slice(-digits)}`;
+  };
+  const read = (usd: string) => parseCreateKey(JSON.parse(`{"name":"n","budget":{"usd":${usd},"period":"day"}}`));
+  const rule = "budget.usd: must be a number above 0, up to 10000000, with at most 6 decimals";
+  const amount = fc.oneof(
+    fc.integer({ min: 1, max: MOST }),
+    fc.integer({ min: 1, max: 10_000_000 }),
+    fc.integer({ min: MOST - 10_000_000, max: MOST }),
+  );
+
+  it("become the very µUSD that the decimals say, and these the same decimals again (100,000 runs)", () => {
+    fc.assert(
+      fc.property(amount, (micro) => {
+        const parsed = read(decimal(micro));
+        if (!parsed.ok || !parsed.value.budget) throw new Error(`refused ${decimal(micro)}`);
+        expect(parsed.value.budget).toEqual({ micro_usd: micro, period: "day", mode: "strict" });
+        const { usd } = JSON.parse(JSON.stringify(shownBudget(parsed.value.budget)));
+        expect(usd.toFixed(6)).toBe(decimal(micro));
+      }),
+      { numRuns: 100_000, examples: [[100_000], [1_005_000], [4_350_000], [1], [MOST], [8_192_000_001]] },
+    );
+  });
+
+  it("with a seventh decimal are refused, never rounded (100,000 runs)", () => {
+    const tenth = fc.integer({ min: 1, max: MOST * 10 }).filter((tenths) => tenths % 10 !== 0);
+    fc.assert(
+      fc.property(tenth, (tenths) => {
+        expect(problemOf(read(decimal(tenths, 7)))).toBe(rule);
+      }),
+      { numRuns: 100_000, examples: [[1], [9], [MOST * 10 - 1]] },
+    );
+  });
+
+  it.each(["0", "-0", "-1", "0.0000001", "10000000.000001", "10000001", "1e8", "1e308", "1e999", '"5"', "null", "[5]"])(
+    "refuses %s",
+    (usd) => {
+      expect(problemOf(read(usd))).toBe(rule);
+    },
+  );
+
+  it("may be written as JSON allows", () => {
+    for (const usd of ["1e-6", "5", "5.0", "50e-1", "5.000000000"]) expect(problemOf(read(usd))).toBeNull();
+  });
+});
+
+describe("mergeLimits", () => {
+  it("keeps, replaces and takes away one by one", () => {
+    const before: KeyLimits = { requests_per_minute: 10, requests_burst: 5, max_request_bytes: 9 };
+    expect(mergeLimits(before, {})).toEqual({ ok: true, value: before });
+    expect(mergeLimits(before, { requests_per_minute: 20, concurrent_requests: 3 })).toEqual({
+      ok: true,
+      value: { requests_per_minute: 20, requests_burst: 5, max_request_bytes: 9, concurrent_requests: 3 },
+    });
+    expect(mergeLimits(before, { requests_burst: null, max_request_bytes: null, concurrent_requests: null })).toEqual({
+      ok: true,
+      value: { requests_per_minute: 10 },
+    });
+    expect(before).toEqual({ requests_per_minute: 10, requests_burst: 5, max_request_bytes: 9 });
+  });
+
+  it("lets no burst stand without its limit, and says which", () => {
+    for (const bucket of ["requests", "input_tokens", "output_tokens"]) {
+      const problem = `limits.${bucket}_burst: needs limits.${bucket}_per_minute beside it`;
+      const both = { [`${bucket}_per_minute`]: 10, [`${bucket}_burst`]: 5 };
+      expect(problemOf(mergeLimits({}, { [`${bucket}_burst`]: 5 }))).toBe(problem);
+      expect(problemOf(mergeLimits(both, { [`${bucket}_per_minute`]: null }))).toBe(problem);
+      expect(mergeLimits(both, { [`${bucket}_per_minute`]: null, [`${bucket}_burst`]: null })).toEqual({
+        ok: true,
+        value: {},
+      });
+      expect(mergeLimits({ [`${bucket}_per_minute`]: 10 }, { [`${bucket}_burst`]: 1_000 }).ok).toBe(true);
+    }
+    expect(problemOf(mergeLimits({}, { requests_burst: 1, output_tokens_burst: 1 }))).toBe(
+      "limits.requests_burst: needs limits.requests_per_minute beside it; limits.output_tokens_burst: needs limits.output_tokens_per_minute beside it",
+    );
+  });
+});
+
+describe("completePolicy", () => {
+  const old = {
+    id: "key_1",
+    version: 3,
+    workspace: "w",
+    name: "n",
+    scopes: ["messages" as const],
+    models: null,
+    limits: { requests_per_minute: 5 },
+    expires_at: null,
+    revoked_at: null,
+    secrets: [],
+  };
+
+  it("fills in what a policy stored earlier lacks, and changes nothing that is there", () => {
+    expect(completePolicy(old)).toEqual({
+      ...old,
+      budget: null,
+      on_disconnect: "cancel",
+      on_revoke: "finish",
+      fail_open: false,
+    });
+    const budget = { micro_usd: 5, period: "day", mode: "soft" } as const;
+    const whole = {
+      ...old,
+      ...KEY_DEFAULTS,
+      budget,
+      on_disconnect: "drain",
+      on_revoke: "cut",
+      fail_open: true,
+    } as const;
+    expect(completePolicy(whole)).toEqual(whole);
   });
 });
 

@@ -3,7 +3,7 @@ import { env } from "cloudflare:workers";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { mintKey } from "../../src/identity/api-key.ts";
-import { type KeyRecord, SCOPES } from "../../src/identity/key-record.ts";
+import { KEY_DEFAULTS, type KeyRecord, SCOPES } from "../../src/identity/key-record.ts";
 import { getKey, insertKey, loadPolicy, markRevoked, updateKey } from "../../src/identity/key-store.ts";
 import { newId } from "../../src/wire/ids.ts";
 import {
@@ -48,7 +48,20 @@ describe("POST /admin/keys", () => {
       workspace: "ws_red",
       scopes: ["messages", "metrics"],
       models: ["claude-opus-5-5", "claude-haiku-*"],
-      limits: { requests_per_minute: 60, max_request_bytes: 1_000 },
+      limits: {
+        requests_per_minute: 60,
+        requests_burst: 20,
+        input_tokens_per_minute: 100_000,
+        input_tokens_burst: 200_000,
+        output_tokens_per_minute: 20_000,
+        output_tokens_burst: 5_000,
+        concurrent_requests: 7,
+        max_request_bytes: 1_000,
+      },
+      budget: { usd: 4.35, period: "month", mode: "soft" },
+      on_disconnect: "drain",
+      on_revoke: "cut",
+      fail_open: true,
       expires_at: "2999-01-31T00:00:00Z",
       metadata: { owner: "Zoë", constructor: "x" },
     };
@@ -59,6 +72,7 @@ describe("POST /admin/keys", () => {
       id: expect.stringMatching(/^key_[0-9a-hjkmnp-tv-z]{26}$/),
       key: expect.stringMatching(/^sk-sluice-/),
       name: "team",
+      budget: { usd: 4.35, micro_usd: 4_350_000, period: "month", mode: "soft" },
       version: 1,
       hint: expect.stringMatching(/^sk-sluice-.{6}….{4}$/),
       created_at: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:.]+Z$/),
@@ -70,6 +84,14 @@ describe("POST /admin/keys", () => {
     expect(body.key.slice(-4)).toBe(body.hint.slice(-4));
     const { key: _, ...record } = body;
     expect((await call(`keys/${body.id}`)).body).toEqual(record);
+    expect((await call("keys?workspace=ws_red")).body.data).toEqual([record]);
+    expect(await policyOf(body.id)).toMatchObject({
+      limits: fields.limits,
+      budget: { micro_usd: 4_350_000, period: "month", mode: "soft" },
+      on_disconnect: "drain",
+      on_revoke: "cut",
+      fail_open: true,
+    });
   });
 
   it("fills in what is not given", async () => {
@@ -79,9 +101,35 @@ describe("POST /admin/keys", () => {
       scopes: ["messages", "conversations", "templates:read"],
       models: null,
       limits: {},
+      budget: null,
+      on_disconnect: "cancel",
+      on_revoke: "finish",
+      fail_open: false,
       expires_at: null,
       metadata: {},
     });
+  });
+
+  it("keeps every budget to the µUSD, on its whole way through JSON and D1 (25 runs)", async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.integer({ min: 1, max: 10_000_000_000_000 }), async (micro) => {
+        const digits = String(micro).padStart(7, "0");
+        const usd = `${digits.slice(0, -6)}.${digits.slice(-6)}`;
+        const raw = `{"name":"n","budget":{"usd":${usd},"period":"total"}}`;
+        const made = await call("keys", { raw, headers: { "content-type": "application/json" } });
+        expect(made.body.budget).toEqual({ usd: Number(usd), micro_usd: micro, period: "total", mode: "strict" });
+        expect((await call(`keys/${made.body.id}`)).body.budget).toEqual(made.body.budget);
+        expect((await loadPolicy(env.DB, made.body.id))?.budget?.micro_usd).toBe(micro);
+      }),
+      { numRuns: 25, examples: [[100_000], [1_005_000], [4_350_000], [1], [10_000_000_000_000]] },
+    );
+  });
+
+  it("refuses a burst without its limit", async () => {
+    const json = { name: "n", limits: { input_tokens_burst: 5, requests_per_minute: 5 } };
+    expect(problem(await call("keys", { json }), 400, "invalid_request_error")).toBe(
+      "limits.input_tokens_burst: needs limits.input_tokens_per_minute beside it",
+    );
   });
 
   it("leaves the ledger alone, which learns of the key by itself", async () => {
@@ -144,6 +192,10 @@ describe("who may", () => {
     ["PATCH", "keys/key_00000000000000000000000000"],
     ["DELETE", "keys/key_00000000000000000000000000"],
     ["POST", "keys/key_00000000000000000000000000/rotate"],
+    ["POST", "workspaces"],
+    ["GET", "workspaces"],
+    ["GET", "workspaces/ws_x"],
+    ["PATCH", "workspaces/ws_x"],
     ["GET", "audit"],
     ["GET", "audit.ndjson"],
     ["GET", "audit.csv"],
@@ -233,6 +285,38 @@ describe("who may", () => {
     expect((await rotate(made.id, undefined, { as: admin.key })).status).toBe(200);
   });
 
+  it("A-01..05 nobody writes a field beyond the schema: not with the admin token, an admin key or a data key", async () => {
+    const admin = await makeKey({ scopes: ["admin"] });
+    const plain = await makeKey();
+    const { id } = await makeKey({ budget: { usd: 1, period: "day" } });
+    const before = await getKey(env.DB, id);
+    const names = [
+      "role",
+      "user_role",
+      "is_admin",
+      "allowed_routes",
+      "tenant_id",
+      "created_by",
+      "workspace",
+      "aliases",
+    ];
+    for (const [as, status] of [
+      [ADMIN_TOKEN, 400],
+      [admin.key, 400],
+      [plain.key, 403],
+    ] as const) {
+      for (const name of names) {
+        const answer = await patch(id, { name: "n2", [name]: "admin" }, { as });
+        expect(answer.status).toBe(status);
+        if (status === 400) expect(message(answer)).toBe(`${name}: unknown field`);
+      }
+      expect((await patch(id, { budget: { usd: 9, period: "day", spent: 0 } }, { as })).status).toBe(status);
+      expect((await patch(id, { limits: { requests_per_minute: 9, role: 1 } }, { as })).status).toBe(status);
+    }
+    problem(await patch(id, { budget: { usd: 9, period: "day" } }, { as: plain.key }), 403, "permission_error");
+    expect(await getKey(env.DB, id)).toEqual(before);
+  });
+
   it("logs who it was", async () => {
     const admin = await makeKey({ scopes: ["admin"] });
     logged.length = 0;
@@ -269,6 +353,7 @@ describe("GET /admin/keys", () => {
         scopes: ["messages"],
         models: null,
         limits: {},
+        ...KEY_DEFAULTS,
         metadata: {},
         created_at: at,
         updated_at: at,
@@ -377,6 +462,52 @@ describe("PATCH /admin/keys/:id", () => {
     });
     expect(await policyOf(made.id)).toMatchObject({ version: 3, limits: { max_request_bytes: 99 }, models: null });
     expect((await call(`keys/${made.id}`)).body).toEqual(cleared.body);
+  });
+
+  it("replaces a budget whole, removes it with null, and leaves it alone otherwise", async () => {
+    const { id } = await makeKey({ budget: { usd: 1, period: "day", mode: "soft" } });
+    const budgetAfter = async (json: object) => {
+      const { body } = await patch(id, json);
+      expect((await call(`keys/${id}`)).body).toEqual(body);
+      const enforced = (await policyOf(id))?.budget;
+      expect(enforced?.micro_usd).toBe(body.budget?.micro_usd);
+      return body.budget;
+    };
+    const soft = { usd: 1, micro_usd: 1_000_000, period: "day", mode: "soft" };
+    expect(await budgetAfter({ name: "n2" })).toEqual(soft);
+    expect(await budgetAfter({ limits: { concurrent_requests: 1 } })).toEqual(soft);
+    // Mode and period of the old budget do not live on in the new one.
+    const strict = { usd: 2.5, micro_usd: 2_500_000, period: "week", mode: "strict" };
+    expect(await budgetAfter({ budget: { usd: 2.5, period: "week" } })).toEqual(strict);
+    expect(message(await patch(id, { budget: { usd: 3 } }))).toBe("budget.period: Field required");
+    expect(await budgetAfter({ on_revoke: "cut" })).toEqual(strict);
+    expect(await budgetAfter({ budget: null })).toBeNull();
+  });
+
+  it("changes what happens on a disconnect, a revocation and without the ledger, each by itself", async () => {
+    const { id } = await makeKey();
+    const rules = { on_disconnect: "cancel", on_revoke: "finish", fail_open: false };
+    for (const json of [{ on_disconnect: "drain" }, { on_revoke: "cut" }, { fail_open: true }, { fail_open: false }]) {
+      Object.assign(rules, json);
+      expect((await patch(id, json)).body).toMatchObject(rules);
+      expect(await policyOf(id)).toMatchObject(rules);
+      expect((await call(`keys/${id}`)).body).toMatchObject(rules);
+    }
+  });
+
+  it("checks a burst against the limits as they will be", async () => {
+    const { id } = await makeKey({ limits: { requests_per_minute: 10 } });
+    const limitsAfter = async (limits: object) => (await patch(id, { limits })).body.limits;
+    const problemAfter = async (limits: object) => message(await patch(id, { limits }));
+    expect(await limitsAfter({ requests_burst: 3 })).toEqual({ requests_per_minute: 10, requests_burst: 3 });
+    expect(await problemAfter({ requests_per_minute: null })).toBe(
+      "limits.requests_burst: needs limits.requests_per_minute beside it",
+    );
+    expect(await problemAfter({ output_tokens_burst: 3 })).toBe(
+      "limits.output_tokens_burst: needs limits.output_tokens_per_minute beside it",
+    );
+    expect((await getKey(env.DB, id))?.limits).toEqual({ requests_per_minute: 10, requests_burst: 3 });
+    expect(await limitsAfter({ requests_per_minute: null, requests_burst: null })).toEqual({});
   });
 
   it("refuses an empty change, unknown fields, a past end, and leaves the row as it was", async () => {

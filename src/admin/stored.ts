@@ -1,0 +1,136 @@
+/**
+ * What the control plane's records have in common. Two places know one: D1, for people, and its ledger, which enforces
+ * it. A change is stored first and enforced next. If the second step fails the answer says so, and repeating the same
+ * change completes it: its version is higher, so the ledger takes it.
+ */
+import { type AppContext, fail, json } from "../context.ts";
+import { reachLedger, unavailable } from "../identity/admin-auth.ts";
+import type { Budget, KeyLimits, Rules } from "../identity/key-record.ts";
+import { err, ok, type Result } from "../result.ts";
+import type { Failure } from "../wire/errors.ts";
+
+type Enforced = Rules & { readonly updated_at: number };
+
+/** A sort of record: how it is called, found, stored, enforced and answered. */
+export type RecordKind<R extends Enforced> = {
+  readonly noun: string;
+  readonly idPattern: RegExp;
+  /** The name of the ledger that enforces it. */
+  readonly ledger: (id: string) => string;
+  readonly get: (db: D1Database, id: string) => Promise<R | null>;
+  /** Replaces the version before; false when somebody else was faster. */
+  readonly update: (db: D1Database, record: R) => Promise<boolean>;
+  /** The part that is enforced. */
+  readonly rules: (record: R) => Rules;
+  /** The record as it is answered. */
+  readonly shown: (record: R) => object;
+};
+
+/**
+ * Runs what needs D1; a D1 that fails is a 503 and not a bug. Its words may hold SQL, so they stay in the log. `what`
+ * tells what is and is not in force then.
+ */
+export async function stored(c: AppContext, run: () => Promise<Response>, what = "The database"): Promise<Response> {
+  try {
+    return await run();
+  } catch (error) {
+    console.error(
+      JSON.stringify({ level: "error", msg: "d1_failed", request_id: c.var.call.requestId, error: String(error) }),
+    );
+    return fail(c, unavailable(what));
+  }
+}
+
+/** Finds the record that the path names. An id that can't be one and an unknown one are the same 404. */
+export async function withRecord<R extends Enforced>(
+  c: AppContext,
+  kind: RecordKind<R>,
+  then: (record: R) => Response | Promise<Response>,
+): Promise<Response> {
+  const id = c.req.param("id") ?? "";
+  return stored(c, async () => {
+    const record = kind.idPattern.test(id) ? await kind.get(c.env.DB, id) : null;
+    return record ? await then(record) : fail(c, { kind: "not_found", what: `There is no such ${kind.noun}.` });
+  });
+}
+
+/** Tells a record's ledger what it is to enforce. */
+export function enforce<R extends Enforced>(
+  c: AppContext,
+  kind: RecordKind<R>,
+  record: R,
+): Promise<Result<void, "unreachable">> {
+  return reachLedger(c, kind.ledger(record.id), (ledger) => ledger.putPolicy(kind.rules(record)));
+}
+
+/**
+ * Stores a changed record, then has it enforced. With a new `key` that could not be put in force the change is taken
+ * back: nobody has seen that key, and a repeated call must not push out the secret in use. (Left open: an isolate that
+ * dies between the two steps; then the repeated call ends the older secret's grace.)
+ */
+export async function change<R extends Enforced>(
+  c: AppContext,
+  kind: RecordKind<R>,
+  record: R,
+  changes: Partial<R>,
+  key?: string,
+): Promise<Response> {
+  const { noun } = kind;
+  const next: R = { ...record, ...changes, version: record.version + 1, updated_at: c.var.call.startedAt };
+  return stored(
+    c,
+    async () => {
+      if (!(await kind.update(c.env.DB, next))) {
+        const message = `The ${noun} was changed by somebody else in the meantime. Read it and try again.`;
+        return fail(c, { kind: "conflict", message });
+      }
+      if ((await enforce(c, kind, next)).ok) {
+        return json(c, 200, { ...kind.shown(next), ...(key === undefined ? {} : { key }) });
+      }
+      if (key !== undefined && (await kind.update(c.env.DB, { ...record, version: next.version + 1 }))) {
+        return fail(
+          c,
+          unavailable(
+            `The rotation is taken back, for it could not be enforced. Repeat the call: the ${noun}'s ledger`,
+          ),
+        );
+      }
+      return fail(c, unavailable(`The change is stored but not yet enforced. Repeat the call: the ${noun}'s ledger`));
+    },
+    "The change may be stored but is not yet enforced. Repeat the call: the database",
+  );
+}
+
+type LimitChanges = { readonly [K in keyof KeyLimits]?: number | null | undefined };
+
+const BURSTS = [
+  ["requests_burst", "requests_per_minute"],
+  ["input_tokens_burst", "input_tokens_per_minute"],
+  ["output_tokens_burst", "output_tokens_per_minute"],
+] as const satisfies readonly (readonly [keyof KeyLimits, keyof KeyLimits])[];
+
+/** Limits with changes to some of them; null takes one away. A burst that has lost its limit, or never had it, fails. */
+export function mergeLimits(limits: KeyLimits, changes: LimitChanges): Result<KeyLimits, Failure> {
+  const merged: KeyLimits = Object.fromEntries(
+    Object.entries({ ...limits, ...changes }).filter(([, value]) => typeof value === "number"),
+  );
+  const alone = BURSTS.filter(([burst, perMinute]) => merged[burst] !== undefined && merged[perMinute] === undefined);
+  if (alone.length === 0) return ok(merged);
+  const problems = alone.map(([burst, perMinute]) => `limits.${burst}: needs limits.${perMinute} beside it`);
+  return err({ kind: "invalid_request", message: problems.join("; ") });
+}
+
+/** A change that names no field. */
+export const CHANGES_NOTHING: Failure = { kind: "invalid_request", message: "the request body changes nothing" };
+
+/** The fields that are there, without the undefined ones that an optional field may leave. */
+export function defined<T extends object>(fields: T): { [K in keyof T]: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as never;
+}
+
+export const rfc3339 = (at: number | null): string | null => (at === null ? null : new Date(at).toISOString());
+
+/** A budget as it is answered: in dollars, as people write it, and in the integer that is counted. */
+export function shownBudget(budget: Budget | null) {
+  return budget && { usd: budget.micro_usd / 1_000_000, ...budget };
+}
