@@ -1,6 +1,6 @@
 /** What the gateway wants to know of an answer, whether it came as JSON or as a stream. */
 import { parseJson } from "../json.ts";
-import { applyUsage, asFields, asText, emptyUsage, type Usage } from "./usage.ts";
+import { applyUsage, asFields, asText, emptyUsage, servingModel, type Usage } from "./usage.ts";
 
 export type AnswerFacts = {
   usage: Usage;
@@ -21,8 +21,8 @@ export function readAnswer(text: string): AnswerFacts {
   const body = asFields(parseJson(text));
   if (!body) return facts;
   facts.errorType = asText(asFields(body.error)?.type);
-  facts.model = asText(body.model);
   facts.stopReason = asText(body.stop_reason);
   if (body.type === "message") applyUsage(facts.usage, body.usage);
+  facts.model = servingModel(facts.usage) ?? asText(body.model);
   return facts;
 }

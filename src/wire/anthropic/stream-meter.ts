@@ -7,7 +7,7 @@
  */
 import { parseJson } from "../json.ts";
 import { type AnswerFacts, noFacts } from "./answer.ts";
-import { applyUsage, asFields, asText } from "./usage.ts";
+import { applyUsage, asFields, asText, servingModel } from "./usage.ts";
 
 /** A line of an event that matters is a few hundred bytes; one longer than this is passed over. */
 const MAX_LINE_BYTES = 1024 * 1024;
@@ -15,6 +15,10 @@ const MAX_LINE_BYTES = 1024 * 1024;
 const DELTA_ENVELOPE_BYTES = 85;
 /** English text has about four bytes to a token; three keeps the estimate on the dear side. */
 const BYTES_PER_TOKEN = 3;
+/** An assumption with room: the speeds that are published for the fastest models stay below it. */
+const MAX_TOKENS_PER_SECOND = 300;
+/** In the first bytes of a block's first event stands what kind of block it is. */
+const BLOCK_HEAD_BYTES = 128;
 
 const LF = 10;
 const CR = 13;
@@ -24,6 +28,8 @@ const EVENT = encoder.encode("event:");
 const DATA = encoder.encode("data:");
 const DELTA_NAME = encoder.encode("content_block_delta");
 const BLOCK_NAME = encoder.encode("content_block_");
+const BLOCK_START_NAME = encoder.encode("content_block_start");
+const BLOCK_STOP_NAME = encoder.encode("content_block_stop");
 const PING_NAME = encoder.encode("ping");
 
 export class StreamMeter {
@@ -34,6 +40,8 @@ export class StreamMeter {
   failed = false;
   /** Bytes of text in deltas since the last cumulative count. */
   private deltaBytes = 0;
+  /** A thinking block stands open: more may have been thought than has been shown, or nothing of it be shown at all. */
+  private thinking = false;
 
   private carry: Uint8Array | undefined;
   /** The rest of the present line is too long, or of no interest. */
@@ -42,7 +50,9 @@ export class StreamMeter {
   private firstLine = true;
   private dirty = false;
   private matters = true;
+  /** The present event's bytes are output. */
   private isDelta = false;
+  private isBlockStart = false;
   private data: string[] = [];
 
   /** Whether the stream stands inside an event that no blank line has ended yet. */
@@ -50,9 +60,21 @@ export class StreamMeter {
     return this.dirty || this.carry !== undefined || this.skipping;
   }
 
-  /** Tokens written so far: upstream's own last count, or more if the text since then says so. */
-  estimateOutputTokens(): number {
-    return this.facts.usage.outputTokens + Math.ceil(this.deltaBytes / BYTES_PER_TOKEN);
+  /**
+   * Tokens written so far, for a stream whose end nobody will see: upstream's own last count, and what came since then.
+   *
+   * Bound: not below the true count where a token has three bytes or more on average, as in English and most code; not
+   * below upstream's last count, nor above `maxTokens` unless that count is. Thinking shows as a summary or not
+   * at all while it runs, so inside a thinking block the time since the stream began (`elapsedMs`) bounds it: as many
+   * tokens as the fastest model could have written. When the block ends its signature arrives, which holds all that was
+   * thought and is counted like text. Without `elapsedMs` an open thinking block counts for what it shows, and the
+   * truth lies between that and `maxTokens`.
+   */
+  estimateOutputTokens(maxTokens: number | null = null, elapsedMs = 0): number {
+    const counted = this.facts.usage.outputTokens;
+    const shown = Math.ceil(this.deltaBytes / BYTES_PER_TOKEN);
+    const thought = this.thinking ? Math.ceil((Math.max(0, elapsedMs) / 1_000) * MAX_TOKENS_PER_SECOND) : 0;
+    return Math.max(counted, Math.min(counted + Math.max(shown, thought), maxTokens ?? Number.POSITIVE_INFINITY));
   }
 
   push(chunk: Uint8Array): void {
@@ -86,7 +108,8 @@ export class StreamMeter {
       return;
     }
     const line = this.carry ? join(this.carry, piece) : piece.slice();
-    const boring = !this.matters && startsWith(line, DATA);
+    const boring = !this.matters && startsWith(line, DATA) && !(this.isBlockStart && line.length < BLOCK_HEAD_BYTES);
+    if (boring && this.isBlockStart) this.readBlockStart(line);
     if (!boring && line.length <= MAX_LINE_BYTES) {
       this.carry = line;
       return;
@@ -117,12 +140,25 @@ export class StreamMeter {
     this.dirty = true;
     if (startsWith(line, DATA)) {
       if (this.matters) this.data.push(decoder.decode(line.subarray(line[5] === 0x20 ? 6 : 5)));
-      else if (this.isDelta) this.deltaBytes += Math.max(0, line.length - DELTA_ENVELOPE_BYTES);
+      else {
+        if (this.isBlockStart) this.readBlockStart(line);
+        if (this.isDelta) this.deltaBytes += Math.max(0, line.length - DELTA_ENVELOPE_BYTES);
+      }
     } else if (startsWith(line, EVENT)) {
       const name = line.subarray(line[6] === 0x20 ? 7 : 6);
       this.isDelta = startsWith(name, DELTA_NAME);
+      this.isBlockStart = startsWith(name, BLOCK_START_NAME);
+      if (startsWith(name, BLOCK_STOP_NAME)) this.thinking = false;
       this.matters = !startsWith(name, BLOCK_NAME) && !startsWith(name, PING_NAME);
     }
+  }
+
+  /** Notes whether a thinking block begins. Redacted thinking and a tool's name are all there at once, and count. */
+  private readBlockStart(line: Uint8Array): void {
+    const head = decoder.decode(line.subarray(0, BLOCK_HEAD_BYTES));
+    this.thinking = /"type":\s*"thinking"/.test(head);
+    this.isDelta = /"type":\s*"(?:redacted_thinking|(?:\w+_)?tool_use)"/.test(head);
+    this.isBlockStart = false;
   }
 
   private dispatch(): void {
@@ -130,6 +166,7 @@ export class StreamMeter {
     this.dirty = false;
     this.matters = true;
     this.isDelta = false;
+    this.isBlockStart = false;
     if (data.length === 0) return;
     this.data = [];
     if (matters) this.event(data.join("\n"));
@@ -148,6 +185,7 @@ export class StreamMeter {
       }
       case "message_delta":
         applyUsage(facts.usage, event.usage);
+        facts.model = servingModel(facts.usage) ?? facts.model;
         facts.stopReason = asText(asFields(event.delta)?.stop_reason) ?? facts.stopReason;
         this.deltaBytes = 0;
         return;
