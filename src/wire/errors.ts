@@ -5,6 +5,11 @@
  * A failure carries data, never text from a secret: messages are made here and name only what the caller sent.
  */
 
+import { type BudgetState, spentHeaders } from "./anthropic/limit-headers.ts";
+
+/** Whose limit it is: the key's own, or the one that all keys of its workspace share. */
+type LimitScope = "key" | "workspace";
+
 /** One arm per failure, with what its answer needs. */
 export type Failure =
   | { readonly kind: "invalid_request"; readonly message: string }
@@ -18,7 +23,33 @@ export type Failure =
   | { readonly kind: "conflict"; readonly message: string }
   | { readonly kind: "request_too_large"; readonly limitBytes: number }
   | { readonly kind: "unsupported_media_type"; readonly message: string }
-  | { readonly kind: "rate_limited"; readonly limitPerMinute: number; readonly retryAfterMs: number }
+  | {
+      readonly kind: "rate_limited";
+      readonly limit: "requests" | "input_tokens" | "output_tokens" | "concurrency";
+      readonly scope: LimitScope;
+      /** What the limit allows, a minute or (`concurrency`) at the same moment. */
+      readonly figure: number;
+      readonly retryAfterMs: number;
+    }
+  | {
+      /** More than the full bucket holds: no waiting helps. */
+      readonly kind: "exceeds_bucket";
+      readonly limit: "requests" | "input_tokens" | "output_tokens";
+      readonly scope: LimitScope;
+      readonly needed: number;
+      readonly capacity: number;
+    }
+  | {
+      /** The budget is used up or, if less is spent than its limit, this one request did not fit. */
+      readonly kind: "over_budget";
+      readonly scope: LimitScope;
+      readonly mode: "strict" | "soft";
+      readonly budget: BudgetState;
+      /** What the request wanted to reserve: its worst case (`strict`) or its usual cost (`soft`). */
+      readonly neededMicroUsd: number;
+      /** Until the period ends, or a moment where only what is reserved stands in the way; null for a budget without end. */
+      readonly retryAfterMs: number | null;
+    }
   | { readonly kind: "upstream_unreachable" }
   | { readonly kind: "upstream_redirect" }
   | { readonly kind: "upstream_cut" }
@@ -40,6 +71,63 @@ const NO_HEADERS: Readonly<Record<string, string>> = {};
 /** Whole seconds, at least 1: `retry-after: 0` sends an SDK into its own default (wire notes §2.4). */
 export function retryAfterSeconds(ms: number): string {
   return String(Math.max(1, Math.ceil(ms / 1000)));
+}
+
+const LIMIT_WORDS = {
+  requests: "requests per minute",
+  input_tokens: "input tokens per minute",
+  output_tokens: "output tokens per minute",
+  concurrency: "concurrent requests",
+} as const;
+const BUCKET_WORDS = { requests: "requests", input_tokens: "input tokens", output_tokens: "output tokens" } as const;
+const PERIOD_WORDS = {
+  day: "per day (UTC)",
+  week: "per week (UTC)",
+  month: "per month (UTC)",
+  total: "in total",
+} as const;
+const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/**
+ * One sentence in parts, as Claude Code prints it. Where it begins with `spend limit reached · resets Nov 22`, to the
+ * letter, that client shows the reset in the user's own time (ADR 0006).
+ */
+function overBudgetMessage(failure: Extract<Failure, { kind: "over_budget" }>): string {
+  const { scope, mode, neededMicroUsd, budget } = failure;
+  const brief = onlyReserved(failure);
+  const { limitMicroUsd, spentMicroUsd, reservedMicroUsd } = budget;
+  const name = `this ${scope}'s budget of ${dollars(limitMicroUsd)} ${PERIOD_WORDS[budget.period]}`;
+  const end = budget.resetsAt === null ? null : new Date(budget.resetsAt);
+  const reset = end && `resets ${MONTHS[end.getUTCMonth()]} ${end.getUTCDate()}`;
+  const spent = `${dollars(spentMicroUsd)} spent`;
+  if (spentMicroUsd >= limitMicroUsd) {
+    return inParts("spend limit reached", reset, `${name} is used up: ${spent}`);
+  }
+  const left = dollars(Math.max(0, limitMicroUsd - spentMicroUsd - reservedMicroUsd));
+  const reserved = reservedMicroUsd > 0 ? `, ${dollars(reservedMicroUsd)} reserved by running requests` : "";
+  const cost = mode === "strict" ? "may cost up to" : "would usually cost";
+  return inParts(
+    `This request does not fit: it ${cost} ${dollars(neededMicroUsd)}, and ${left} is left of ${name}`,
+    `${spent}${reserved}`,
+    brief ? "worth another try when some of them have ended" : reset,
+    mode === "strict" ? "a smaller max_tokens may fit" : null,
+  );
+}
+
+/** Whether a refused request would fit if nothing were set aside for running ones. */
+function onlyReserved({ mode, neededMicroUsd, budget }: Extract<Failure, { kind: "over_budget" }>): boolean {
+  const unspent = budget.limitMicroUsd - budget.spentMicroUsd;
+  return budget.reservedMicroUsd > 0 && unspent >= (mode === "strict" ? neededMicroUsd : 1);
+}
+
+function inParts(...parts: readonly (string | null)[]): string {
+  return parts.filter((part) => part !== null).join(" · ");
+}
+
+/** µUSD as people write dollars: two decimals, and up to six where there are that many. */
+function dollars(microUsd: number): string {
+  const [whole, fraction = ""] = (microUsd / 1_000_000).toFixed(6).split(".");
+  return `$${whole}.${fraction.slice(0, 2)}${fraction.slice(2).replace(/0+$/, "")}`;
 }
 
 /** Maps a failure to Anthropic's error vocabulary. Total: every arm has an answer. */
@@ -91,9 +179,24 @@ export function describeFailure(failure: Failure): WireError {
       return make(
         429,
         "rate_limit_error",
-        `This key's limit of ${failure.limitPerMinute} requests per minute is reached.`,
+        `This ${failure.scope}'s limit of ${failure.figure} ${LIMIT_WORDS[failure.limit]} is reached.`,
         { "retry-after": retryAfterSeconds(failure.retryAfterMs) },
       );
+    case "exceeds_bucket":
+      return make(
+        429,
+        "rate_limit_error",
+        `Request exceeds bucket size: it needs ${failure.needed} ${BUCKET_WORDS[failure.limit]}, and this ` +
+          `${failure.scope}'s limit never holds more than ${failure.capacity}. Repeating it can't help.`,
+        { "x-should-retry": "false" },
+      );
+    case "over_budget": {
+      // Where it would fit but for what running requests have set aside, nothing is over yet, and no notice is shown.
+      const headers = onlyReserved(failure) ? {} : spentHeaders(failure.budget, failure.scope);
+      headers["x-should-retry"] = "false";
+      if (failure.retryAfterMs !== null) headers["retry-after"] = retryAfterSeconds(failure.retryAfterMs);
+      return make(429, "billing_error", overBudgetMessage(failure), headers);
+    }
     case "upstream_unreachable":
       return make(502, "api_error", "The upstream API could not be reached.");
     case "upstream_redirect":

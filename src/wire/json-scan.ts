@@ -11,6 +11,9 @@ export const MAX_JSON_DEPTH = 100;
 /** Values in one body, keys not counted. A Messages request has some ten thousand at the very most. */
 export const MAX_JSON_VALUES = 1_000_000;
 
+/** Strings of `data` fields that are at least so long are taken for media. */
+export const MIN_MEDIA_BYTES = 1_024;
+
 /** Where a top-level field's value stands, and how many elements it has if it is an array. */
 export type FieldSpan = { readonly start: number; readonly end: number; readonly elements: number };
 
@@ -21,6 +24,10 @@ export type JsonScan = {
   readonly fields: ReadonlyMap<string, FieldSpan>;
   /** Tracked fields that occur more than once, in whatever spelling (`"mod\u0065l"` is `model`). */
   readonly duplicates: readonly string[];
+  /** Bytes in long string values of fields named `data`, at any depth: base64 of images and documents. */
+  readonly mediaBytes: number;
+  /** How many such values there are. */
+  readonly mediaCount: number;
 };
 
 /** A set of top-level field names to track, prepared once. */
@@ -45,6 +52,9 @@ const STOPS_STRING = new Uint8Array(256);
 for (let byte = 0; byte < 256; byte++) {
   if (byte < 0x20 || byte === QUOTE || byte === BACKSLASH || byte >= 0x80) STOPS_STRING[byte] = 1;
 }
+/** 1 for what may follow a backslash and ends the escape. */
+const SHORT_ESCAPE = new Uint8Array(256);
+for (const letter of '"\\/bfnrt') SHORT_ESCAPE[letter.charCodeAt(0)] = 1;
 
 const IS_OBJECT = 1;
 
@@ -63,16 +73,15 @@ export function scanJson(bytes: Uint8Array, tracked: TrackedFields = []): Result
 
 class Scanner {
   private readonly bytes: Uint8Array;
-  /** The same bytes, four by four, as far as they are aligned. */
-  private readonly words: Int32Array;
+  /** The same bytes, for reading four at once wherever they stand. */
+  private readonly view: DataView;
   private readonly tracked: TrackedFields;
   private at = 0;
   private problem: Failure | undefined;
 
   constructor(bytes: Uint8Array, tracked: TrackedFields) {
-    // A body is read into a buffer of its own, so this copies only in tests.
-    this.bytes = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
-    this.words = new Int32Array(this.bytes.buffer, this.bytes.byteOffset, this.bytes.length >> 2);
+    this.bytes = bytes;
+    this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
     this.tracked = tracked;
   }
 
@@ -90,6 +99,10 @@ class Scanner {
     let field: string | undefined;
     let fieldStart = 0;
     let elements = 0;
+    // Whether the value being read is one of a `data` field.
+    let isData = false;
+    let mediaBytes = 0;
+    let mediaCount = 0;
 
     for (;;) {
       let byte = bytes[this.at] ?? 0;
@@ -99,6 +112,7 @@ class Scanner {
       if (expect === COMMA_OR_END) {
         if (byte === COMMA) {
           this.at++;
+          isData = false;
           expect = kinds[depth] === IS_OBJECT ? KEY : VALUE;
           continue;
         }
@@ -109,6 +123,12 @@ class Scanner {
         if (byte === QUOTE) {
           const keyStart = this.at;
           if (!this.string()) return this.stop();
+          isData =
+            this.at - keyStart === 6 &&
+            bytes[keyStart + 1] === 0x64 &&
+            bytes[keyStart + 2] === 0x61 &&
+            bytes[keyStart + 3] === 0x74 &&
+            bytes[keyStart + 4] === 0x61;
           if (depth === 1) {
             field = this.trackedName(keyStart + 1, this.at - 1);
             if (field !== undefined && fields.has(field) && !duplicates.includes(field)) duplicates.push(field);
@@ -153,11 +173,17 @@ class Scanner {
             });
           }
           kinds[depth] = byte === OPEN_OBJECT ? IS_OBJECT : 0;
+          isData = false;
           expect = byte === OPEN_OBJECT ? KEY_OR_END : VALUE_OR_END;
           this.at++;
           continue;
         }
+        const start = this.at;
         if (!this.scalar(byte)) return this.stop();
+        if (isData && byte === QUOTE && this.at - start - 2 >= MIN_MEDIA_BYTES) {
+          mediaBytes += this.at - start - 2;
+          mediaCount++;
+        }
       }
 
       // A value is complete.
@@ -168,7 +194,7 @@ class Scanner {
       expect = depth === 0 ? NOTHING : COMMA_OR_END;
     }
     if (expect !== NOTHING) return this.fail(length === 0 ? "the body is empty" : "unexpected end");
-    return ok({ isObject, fields, duplicates });
+    return ok({ isObject, fields, duplicates, mediaBytes, mediaCount });
   }
 
   private fail(problem: string): Result<JsonScan, Failure> {
@@ -255,61 +281,64 @@ class Scanner {
 
   /** From the opening quote to behind the closing one. */
   private string(): boolean {
-    const { bytes, words } = this;
+    const { bytes, view } = this;
     const length = bytes.length;
+    const lastWord = length - 4;
     let at = this.at + 1;
     for (;;) {
-      while (at < length && (at & 3) !== 0 && STOPS_STRING[bytes[at] as number] === 0) at++;
-      if ((at & 3) === 0) {
-        // Four bytes at a time while none of them can be a stop (the bit tricks of Hacker's Delight, 6-1). A borrow
-        // between bytes can only stop too early; the byte loop below then decides.
-        let word = at >> 2;
-        while (word < words.length) {
-          const four = words[word] as number;
-          const quote = four ^ 0x22222222;
-          const slash = four ^ 0x5c5c5c5c;
-          const stops = four | (four - 0x20202020) | ((quote - 0x01010101) & ~quote) | ((slash - 0x01010101) & ~slash);
-          if ((stops & 0x80808080) !== 0) break;
-          word++;
-        }
-        at = word << 2;
-        while (at < length && STOPS_STRING[bytes[at] as number] === 0) at++;
+      // Four bytes at a time (the bit tricks of Hacker's Delight, 6-1): the high bit of a byte is set where a stop
+      // stands. Borrows travel upwards only, from a byte that is a stop, so the lowest one set is always right.
+      let stops = 0;
+      while (at <= lastWord) {
+        const four = view.getInt32(at, true);
+        const quote = four ^ 0x22222222;
+        const slash = four ^ 0x5c5c5c5c;
+        stops =
+          (four | (four - 0x20202020) | ((quote - 0x01010101) & ~quote) | ((slash - 0x01010101) & ~slash)) & 0x80808080;
+        if (stops !== 0) break;
+        at += 4;
       }
-      this.at = at;
-      if (at >= length) return this.wrong("unexpected end");
+      if (stops !== 0) at += (31 - Math.clz32(stops & -stops)) >> 3;
+      else while (at < length && STOPS_STRING[bytes[at] as number] === 0) at++;
+      if (at >= length) {
+        this.at = length;
+        return this.wrong("unexpected end");
+      }
       const byte = bytes[at] as number;
       if (byte === QUOTE) {
         this.at = at + 1;
         return true;
       }
       if (byte === BACKSLASH) {
-        if (!this.escape()) return false;
-      } else if (byte < 0x20) {
-        return this.wrong("a control character in a string must be escaped");
-      } else if (!this.multiByte(byte)) {
-        return false;
+        if (at + 1 < length && SHORT_ESCAPE[bytes[at + 1] as number] === 1) {
+          at += 2;
+          continue;
+        }
+        this.at = at;
+        if (!this.unicodeEscape()) return false;
+        at = this.at;
+        continue;
       }
-      at = this.at;
+      if (byte < 0x20) {
+        this.at = at;
+        return this.wrong("a control character in a string must be escaped");
+      }
+      // Where one character beyond ASCII stands, more of them follow: most are of two bytes or three, and these leads
+      // allow every continuation.
+      for (let lead = byte; lead >= 0x80; lead = bytes[at] ?? 0) {
+        if (lead >= 0xe1 && lead <= 0xec && continues(bytes[at + 1]) && continues(bytes[at + 2])) at += 3;
+        else if (lead >= 0xc2 && lead <= 0xdf && continues(bytes[at + 1])) at += 2;
+        else {
+          this.at = at;
+          if (!this.multiByte(lead)) return false;
+          at = this.at;
+        }
+      }
     }
   }
 
-  private escape(): boolean {
-    const letter = this.bytes[++this.at] ?? 0;
-    // " \ / b f n r t
-    if (
-      letter === QUOTE ||
-      letter === BACKSLASH ||
-      letter === 0x2f ||
-      letter === 0x62 ||
-      letter === 0x66 ||
-      letter === 0x6e ||
-      letter === 0x72 ||
-      letter === 0x74
-    ) {
-      this.at++;
-      return true;
-    }
-    if (letter !== 0x75) return this.wrong("invalid escape");
+  private unicodeEscape(): boolean {
+    if (this.bytes[++this.at] !== 0x75) return this.wrong("invalid escape");
     this.at++;
     for (let i = 0; i < 4; i++, this.at++) {
       const digit = this.bytes[this.at] ?? 0;
@@ -345,4 +374,9 @@ class Scanner {
     }
     return true;
   }
+}
+
+/** Whether a byte is a continuation of UTF-8. */
+function continues(byte: number | undefined): boolean {
+  return ((byte ?? 0) & 0xc0) === 0x80;
 }

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { MAX_JSON_DEPTH, MAX_JSON_VALUES, scanJson, trackFields } from "../../src/wire/json-scan.ts";
+import { MAX_JSON_DEPTH, MAX_JSON_VALUES, MIN_MEDIA_BYTES, scanJson, trackFields } from "../../src/wire/json-scan.ts";
 
 const encoder = new TextEncoder();
 const TRACKED = trackFields("model", "stream", "tools");
@@ -44,6 +44,25 @@ describe("scanJson", () => {
         expect(scanJson(document).ok).toBe(parses(document));
       }),
       { numRuns: 20_000 },
+    );
+  });
+
+  it("agrees with JSON.parse on strings of the bytes that decide about UTF-8 (30,000 strings)", () => {
+    const byte = fc.constantFrom(
+      ...[0x41, 0x5c, 0x22, 0x1f, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc1, 0xc2, 0xdf, 0xe0, 0xe1, 0xec],
+      ...[0xed, 0xee, 0xef, 0xf0, 0xf1, 0xf3, 0xf4, 0xf5, 0xff],
+    );
+    const character = fc.constantFrom("a", "\\n", "é", "€", "가", "\ud7ff", "\ue000", "\uffff", "😀", "\u{10ffff}");
+    const piece = fc.oneof(
+      { weight: 3, arbitrary: character.map((text) => [...encoder.encode(text)]) },
+      { weight: 1, arbitrary: fc.array(byte, { maxLength: 3 }) },
+    );
+    fc.assert(
+      fc.property(fc.array(piece, { maxLength: 9 }), fc.nat(5), (pieces, before) => {
+        const document = new Uint8Array([0x22, ...Array<number>(before).fill(0x61), ...pieces.flat(), 0x22]);
+        expect(scanJson(document).ok).toBe(parses(document));
+      }),
+      { numRuns: 30_000 },
     );
   });
 
@@ -127,5 +146,40 @@ describe("scanJson", () => {
   it("sees a doubled field through its escapes", () => {
     const result = scan('{"model":"a","mod\\u0065l":"b","stream":true}');
     expect(result).toMatchObject({ ok: true, value: { duplicates: ["model"] } });
+  });
+
+  it("weighs the media of a body, whatever it looks like (3,000 documents)", () => {
+    const name = fc.constantFrom("data", "dat", "datax", "date", "mata", "type", "content");
+    const text = fc
+      .tuple(
+        fc.constantFrom(0, 3, MIN_MEDIA_BYTES - 1, MIN_MEDIA_BYTES, MIN_MEDIA_BYTES + 77),
+        fc.constantFrom("a", "+"),
+      )
+      .map(([length, character]) => character.repeat(length));
+    const { value } = fc.letrec<{ value: unknown }>((tie) => ({
+      value: fc.oneof(
+        { depthSize: "small" },
+        text,
+        fc.constantFrom(1, true, null),
+        fc.array(tie("value"), { maxLength: 3 }),
+        fc.dictionary(name, tie("value"), { maxKeys: 3 }),
+      ),
+    }));
+    const weigh = (node: unknown, key: string | null): readonly [bytes: number, count: number] => {
+      if (typeof node === "string") return key === "data" && node.length >= MIN_MEDIA_BYTES ? [node.length, 1] : [0, 0];
+      if (typeof node !== "object" || node === null) return [0, 0];
+      const parts = Object.entries(node).map(([name, child]) => weigh(child, Array.isArray(node) ? null : name));
+      return parts.reduce(([bytes, count], part) => [bytes + part[0], count + part[1]], [0, 0] as const);
+    };
+    fc.assert(
+      fc.property(value, fc.integer({ min: 0, max: 2 }), (document, indent) => {
+        const [mediaBytes, mediaCount] = weigh(document, null);
+        expect(scan(JSON.stringify(document, null, indent))).toMatchObject({
+          ok: true,
+          value: { mediaBytes, mediaCount },
+        });
+      }),
+      { numRuns: 3_000 },
+    );
   });
 });

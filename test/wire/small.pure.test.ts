@@ -5,7 +5,7 @@ import { type KeyPolicy, mayUseModel, secretIsLive } from "../../src/identity/ke
 import { canonicalPath } from "../../src/route-path.ts";
 import { MAX_MAX_TOKENS, MAX_MESSAGES, MAX_TOOLS, readRequestFacts } from "../../src/wire/anthropic/request.ts";
 import { describeFailure, errorBody, type Failure } from "../../src/wire/errors.ts";
-import { clientResponseHeaders, upstreamRequestHeaders } from "../../src/wire/headers.ts";
+import { clientResponse, upstreamRequestHeaders } from "../../src/wire/headers.ts";
 import { newId, timePrefix } from "../../src/wire/ids.ts";
 import { traceIdOf } from "../../src/wire/trace.ts";
 
@@ -22,9 +22,19 @@ describe("readRequestFacts", () => {
       facts('{"stream":true,"messages":[],"max_tokens":1e3,"model":"claude-\\u006fpus-5-5","new_field":{}}'),
     ).toEqual({
       ok: true,
-      value: { model: "claude-opus-5-5", stream: true, maxTokens: 1000 },
+      value: {
+        model: "claude-opus-5-5",
+        stream: true,
+        maxTokens: 1000,
+        bytes: 92,
+        mediaBytes: 0,
+        mediaCount: 0,
+        fast: false,
+        geo: null,
+        extras: {},
+      },
     });
-    expect(facts('{"model":"m"}')).toEqual({ ok: true, value: { model: "m", stream: false, maxTokens: null } });
+    expect(facts('{"model":"m"}')).toMatchObject({ ok: true, value: { model: "m", stream: false, maxTokens: null } });
   });
 
   it.each([
@@ -79,7 +89,7 @@ describe("headers", () => {
         const client = new Headers(names.map((name): [string, string] => [name, "v"]));
         client.set("x-api-key", "sk-sluice-x");
         client.set("authorization", "Bearer sk-sluice-x");
-        for (const [name, value] of upstreamRequestHeaders(client, "sk-ant-pool")) {
+        for (const [name, value] of Object.entries(upstreamRequestHeaders(client, "sk-ant-pool"))) {
           expect(name).toMatch(
             /^(?:anthropic-.*|x-stainless-.*|user-agent|accept|content-type|x-api-key|accept-encoding)$/,
           );
@@ -109,7 +119,7 @@ describe("headers", () => {
       }),
       "sk-ant-pool",
     );
-    expect(sent.map(([name]) => name).sort()).toEqual(
+    expect(Object.keys(sent).sort()).toEqual(
       [
         "accept",
         "accept-encoding",
@@ -125,20 +135,20 @@ describe("headers", () => {
   });
 
   it("returns upstream's headers less the shared account's limits", () => {
-    const returned = clientResponseHeaders(
-      new Headers({
-        "request-id": "req_1",
-        "retry-after": "7",
-        "x-should-retry": "false",
-        "anthropic-organization-id": "o",
-        "anthropic-ratelimit-requests-remaining": "1",
-        "anthropic-priority-input-tokens-limit": "1",
-        "set-cookie": "a=b",
-        "transfer-encoding": "chunked",
-        "x-sluice-request-id": "forged",
-      }),
-    );
-    expect(returned.map(([name]) => name)).toEqual([
+    const headers = {
+      "request-id": "req_1",
+      "retry-after": "7",
+      "x-should-retry": "false",
+      "anthropic-organization-id": "o",
+      "anthropic-ratelimit-requests-remaining": "1",
+      "anthropic-priority-input-tokens-limit": "1",
+      "set-cookie": "a=b",
+      "transfer-encoding": "chunked",
+      "x-sluice-request-id": "forged",
+    };
+    const returned = clientResponse(new Response(null, { status: 429, headers }), null);
+    expect(returned.status).toBe(429);
+    expect([...returned.headers.keys()]).toEqual([
       "anthropic-organization-id",
       "request-id",
       "retry-after",
@@ -165,7 +175,7 @@ describe("traceIdOf", () => {
     const id = "0af7651916cd43dd8448eb211c80319c";
     expect(traceIdOf(`00-${id}-b7ad6b7169203331-01`)).toBe(id);
     for (const bad of [
-      null,
+      undefined,
       "",
       "00-xyz",
       `00-${"0".repeat(32)}-b7ad6b7169203331-01`,
@@ -186,6 +196,10 @@ describe("policies", () => {
     scopes: ["messages"],
     models: ["claude-opus-5-5", "claude-haiku-*"],
     limits: {},
+    budget: null,
+    on_disconnect: "cancel",
+    on_revoke: "finish",
+    fail_open: false,
     expires_at: 1000,
     revoked_at: null,
     secrets: [
@@ -249,7 +263,7 @@ describe("describeFailure", () => {
   it("answers every failure in Anthropic's shape", () => {
     const failures: Failure[] = [
       { kind: "unauthenticated" },
-      { kind: "rate_limited", limitPerMinute: 5, retryAfterMs: 1 },
+      { kind: "rate_limited", limit: "requests", scope: "key", figure: 5, retryAfterMs: 1 },
       { kind: "upstream_timeout", phase: "total", limitMs: 5 },
       { kind: "unavailable", what: "x", retryAfterMs: 1500 },
       { kind: "internal" },

@@ -11,8 +11,8 @@ export const MAX_TOOLS = 4_096;
 export const MAX_MAX_TOKENS = 10_000_000;
 const MAX_MODEL_CHARS = 256;
 
-const DECIDING = ["model", "stream", "max_tokens"];
-const TRACKED = trackFields(...DECIDING, "messages", "tools");
+const DECIDING = ["model", "stream", "max_tokens", "speed", "inference_geo", "fallbacks"];
+const TRACKED = trackFields(...DECIDING, "messages", "tools", "context_management", "compaction");
 const decoder = new TextDecoder();
 
 export type RequestFacts = {
@@ -20,13 +20,26 @@ export type RequestFacts = {
   readonly stream: boolean;
   /** Null where the body has none; upstream then says whether it needs one. */
   readonly maxTokens: number | null;
+  /** Size of the whole body. */
+  readonly bytes: number;
+  /** Bytes of it that are base64 of images and documents, and in how many pieces; for estimates of input tokens. */
+  readonly mediaBytes: number;
+  readonly mediaCount: number;
+  /** `speed: "fast"`, or any other but `standard`: the price of fast mode is the dearest known. */
+  readonly fast: boolean;
+  /** What `inference_geo` says; null: nothing, so the upstream account's default counts. */
+  readonly geo: string | null;
+  /** Where the body says what may cost more than one pass over the model; read by `extrasOf`, and only where it counts. */
+  readonly extras: { readonly [K in (typeof EXTRA_FIELDS)[number]]?: Uint8Array };
 };
+
+const EXTRA_FIELDS = ["tools", "fallbacks", "context_management", "compaction"] as const;
 
 /** Scans a body and reads the fields that the gateway decides by. */
 export function readRequestFacts(bytes: Uint8Array): Result<RequestFacts, Failure> {
   const scan = scanJson(bytes, TRACKED);
   if (!scan.ok) return scan;
-  const { isObject, fields, duplicates } = scan.value;
+  const { isObject, fields, duplicates, mediaBytes, mediaCount } = scan.value;
   if (!isObject) return invalid("The request body must be a JSON object.");
   const doubled = duplicates.find((name) => DECIDING.includes(name));
   if (doubled) return invalid(`${doubled}: the field occurs more than once`);
@@ -58,8 +71,78 @@ export function readRequestFacts(bytes: Uint8Array): Result<RequestFacts, Failur
   ] as const) {
     if ((fields.get(name)?.elements ?? 0) > limit) return invalid(`${name}: more than ${limit} entries`);
   }
-  return ok({ model, stream, maxTokens: (maxTokens as number | undefined) ?? null });
+  const speed = value("speed") ?? "standard";
+  const geo = value("inference_geo") ?? null;
+  const extras: { [K in (typeof EXTRA_FIELDS)[number]]?: Uint8Array } = {};
+  for (const name of EXTRA_FIELDS) {
+    const span = fields.get(name);
+    if (span) extras[name] = bytes.subarray(span.start, span.end);
+  }
+  return ok({
+    model,
+    stream,
+    maxTokens: (maxTokens as number | undefined) ?? null,
+    bytes: bytes.length,
+    mediaBytes,
+    mediaCount,
+    fast: speed !== "standard",
+    // Of whatever type: what is not known costs what the dearest does.
+    geo: geo === null ? null : String(geo),
+    extras,
+  });
 }
+
+/** Searches of a web search tool without `max_uses`: the API's own loop pauses after about ten rounds. */
+const UNSTATED_SEARCHES = 10;
+/** No reservation multiplies by more of anything than this. */
+const MAX_TIMES = 100;
+
+/** What a request may cost beside one pass over its model. */
+export type Extras = {
+  readonly webSearches: number;
+  /** Models that may pass over the prompt too: fallbacks, advisors, and the request's own for a compaction. */
+  readonly passes: readonly string[];
+};
+
+const NO_EXTRAS: Extras = { webSearches: 0, passes: [] };
+
+/** Reads what may make a request dearer than its prompt and `max_tokens`. Never throws: the body has been scanned. */
+export function extrasOf({ model, extras }: RequestFacts): Extras {
+  const tools = asList(readIf(extras.tools, /web_search|advisor|\\u/));
+  const fallbacks = extras.fallbacks ? asList(readIf(extras.fallbacks, /./)) : [];
+  const compacts = extras.compaction
+    ? readIf(extras.compaction, /./) !== null
+    : readIf(extras.context_management, /compact|\\u/) !== null;
+  if (tools.length === 0 && fallbacks.length === 0 && !compacts) return NO_EXTRAS;
+  let webSearches = 0;
+  const passes: string[] = compacts ? [model] : [];
+  for (const tool of tools) {
+    const { type, max_uses: uses, model: named } = asFields(tool);
+    if (typeof type !== "string") continue;
+    const times = (unstated: number): number =>
+      typeof uses === "number" && uses >= 0 ? Math.min(MAX_TIMES, Math.ceil(uses)) : unstated;
+    if (type.startsWith("web_search")) webSearches += times(UNSTATED_SEARCHES);
+    else if (type.startsWith("advisor")) {
+      for (let n = times(1); n > 0; n--) passes.push(typeof named === "string" ? named : model);
+    }
+  }
+  for (const fallback of fallbacks) {
+    const named = typeof fallback === "string" ? fallback : asFields(fallback).model;
+    passes.push(typeof named === "string" ? named : model);
+  }
+  return { webSearches, passes: passes.slice(0, MAX_TIMES) };
+}
+
+/** The value of a field in whose text there is a sign of what is looked for; null: there is none. */
+function readIf(bytes: Uint8Array | undefined, sign: RegExp): unknown {
+  if (!bytes) return null;
+  const text = decoder.decode(bytes);
+  return sign.test(text) ? JSON.parse(text) : null;
+}
+
+const asList = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : []);
+const asFields = (value: unknown): Readonly<Record<string, unknown>> =>
+  typeof value === "object" && value !== null ? (value as Record<string, unknown>) : {};
 
 function invalid(message: string): Result<never, Failure> {
   return err({ kind: "invalid_request", message });
