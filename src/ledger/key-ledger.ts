@@ -1,80 +1,134 @@
 /**
- * One Durable Object per API key: the single owner of its policy, its request bucket and the audit records on their
- * way to D1. Being one serial owner it needs no lock; every method here reads, decides and writes without an await in
- * between, so no two calls interleave. The bucket is written before a lease goes out (output gate), so a restart
- * admits nothing twice.
+ * One Durable Object per API key, and one per workspace: the single owner of its rules, its account, and the audit
+ * records on their way to D1. Being one serial owner it needs no lock; a message is taken over without an await between
+ * reading and writing, so no two interleave, and it is stored before anyone is answered (output gate), so a restart
+ * lends nothing twice and forgets nothing.
  *
- * Accepted: requests lent to an isolate that dies are lost to the bucket until it refills; a lease that is used late
- * in its two seconds counts in the window it was taken in.
+ * Accepted: what an isolate that dies had been lent is booked in full (`unreported`), though some of it was never used.
  */
 import { DurableObject } from "cloudflare:workers";
-import type { KeyPolicy } from "../identity/key-record.ts";
+import { auditConsumer } from "../audit/consumer.ts";
+import type { AuditRecord } from "../audit/record.ts";
+import { completePolicy, type KeyPolicy, type Rules } from "../identity/key-record.ts";
 import { loadPolicy } from "../identity/key-store.ts";
-import { available, type Bucket, fullBucket, fullInMs, refill, take, waitMs } from "./bucket.ts";
+import { loadWorkspaceRules } from "../identity/workspace-store.ts";
+import { type MetricsConsumer, metricsConsumer, TELL_EVERY_MS } from "../metrics/consumer.ts";
+import type { Report } from "../metrics/hub.ts";
+import { newId } from "../wire/ids.ts";
+import { Account, type Head, type Loan, type Unreported } from "./account.ts";
+import type { Amounts } from "./amounts.ts";
 import { Outbox } from "./outbox.ts";
-import type { Lease, LeaseRequest, Ledger, Settlement } from "./protocol.ts";
+import * as previous from "./previous-release.ts";
+import { type Answer, type Ledger, LOAN_EXPIRES_MS, ledgerName, type Message } from "./protocol.ts";
 
-/** A lease takes at most this share of what is left, so that near the limit it is exactly one request. */
-const LEASE_SHARE = 10;
+/** A message is known again for this long; isolates repeat one for seconds. */
+const KNOWN_MESSAGE_MS = 600_000;
+const FORGET_MESSAGES_MS = 60_000;
+/** A workspace that was never made is looked for again after this. */
+const LOOK_AGAIN_MS = 60_000;
+/** What isolates last said of their open streams counts for this long. */
+const STREAMS_KNOWN_MS = 2 * LOAN_EXPIRES_MS;
 
 export class KeyLedger extends DurableObject<Env> implements Ledger {
-  #policy: KeyPolicy | undefined;
-  #bucket: Bucket | undefined;
+  readonly #account: Account;
   readonly #outbox: Outbox;
+  readonly #metrics: MetricsConsumer;
+  /** Calls since this ledger was made. */
+  #calls = 0;
+  readonly #streams = new Map<string, { count: number; at: number }>();
+  #alarmAt: number | null = null;
+  #loadedAt = 0;
+  /** When the last of the messages known here is to be forgotten; 0: there are none since this object's start. */
+  #knownUntil = 0;
+  #forgetAt = 0;
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env);
     const { sql } = ctx.storage;
-    sql.exec("CREATE TABLE IF NOT EXISTS policy (id INTEGER PRIMARY KEY CHECK (id = 1), json TEXT NOT NULL)");
-    sql.exec(
-      "CREATE TABLE IF NOT EXISTS request_bucket (id INTEGER PRIMARY KEY CHECK (id = 1), level INTEGER NOT NULL, at INTEGER NOT NULL)",
+    const table = (text: string): unknown => sql.exec(`CREATE TABLE IF NOT EXISTS ${text}`);
+    table("policy (id INTEGER PRIMARY KEY CHECK (id = 1), json TEXT NOT NULL)");
+    table("account (id INTEGER PRIMARY KEY CHECK (id = 1), head TEXT NOT NULL, calls INTEGER NOT NULL)");
+    table(
+      "loan (id TEXT PRIMARY KEY, status TEXT NOT NULL, out TEXT NOT NULL, day INTEGER NOT NULL, until INTEGER NOT NULL)",
     );
+    table("spend (day INTEGER PRIMARY KEY, micro_usd INTEGER NOT NULL)");
+    table("message (id TEXT PRIMARY KEY, at INTEGER NOT NULL)");
     const [policy] = sql.exec<{ json: string }>("SELECT json FROM policy").toArray();
-    if (policy) this.#policy = JSON.parse(policy.json) as KeyPolicy;
-    const [bucket] = sql.exec<Bucket>("SELECT level, at FROM request_bucket").toArray();
-    if (bucket) this.#bucket = bucket;
-    this.#outbox = new Outbox(ctx.storage, env.DB);
+    const [account] = sql.exec<{ head: string; calls: number }>("SELECT head, calls FROM account").toArray();
+    this.#calls = account?.calls ?? 0;
+    this.#account = new Account(
+      policy && readPolicy(policy.json),
+      account ? (JSON.parse(account.head) as Head) : previous.head(sql),
+      sql
+        .exec<{ [K in keyof Loan]: K extends "out" ? string : Loan[K] }>("SELECT * FROM loan")
+        .toArray()
+        .map((row) => ({
+          ...row,
+          out: JSON.parse(row.out) as Amounts,
+        })),
+      sql
+        .exec<{ day: number; micro_usd: number }>("SELECT day, micro_usd FROM spend")
+        .toArray()
+        .map((row) => [row.day, row.micro_usd]),
+    );
+    // By its id, which it knows whoever wakes it up.
+    this.#metrics = metricsConsumer(env.METRICS, ctx.id.toString(), (now) => this.#report(now));
+    this.#outbox = new Outbox(ctx.storage, [auditConsumer(env.DB), this.#metrics], { arm: (at) => this.#armAt(at) });
   }
 
-  async lease(request: LeaseRequest): Promise<Lease | null> {
-    if (request.settlements.length > 0) this.#outbox.add(request.settlements, Date.now());
-    const policy = this.#policy ?? (await this.#load());
-    if (!policy) return null;
-    const perMinute = policy.limits.requests_per_minute;
-    if (perMinute === undefined) return { policy, granted: null, remaining: null, retryAfterMs: 0, fullInMs: 0 };
-
+  async exchange(message: Message): Promise<Answer | null> {
     const now = Date.now();
-    const before = this.#bucket ?? fullBucket(perMinute, now);
-    const bucket = refill(take(before, -Math.max(0, request.unused)), perMinute, now);
-    const left = available(bucket);
-    const granted = Math.min(left, Math.max(1, Math.min(request.want, Math.floor(left / LEASE_SHARE))));
-    const after = take(bucket, granted);
-    this.#keepBucket(after);
-    return {
-      policy,
-      granted,
-      remaining: left - granted,
-      retryAfterMs: granted > 0 ? 0 : waitMs(after, perMinute, 1),
-      fullInMs: fullInMs(after, perMinute),
-    };
-  }
-
-  async settle(settlements: readonly Settlement[]): Promise<void> {
-    this.#outbox.add(settlements, Date.now());
+    this.#calls++;
+    const first = isEmpty(message) || this.#isNew(message.id, now);
+    if (first) this.#takeOver(message, now);
+    if (!this.#account.rules) {
+      this.#store();
+      await this.#load();
+    } else if (this.#account.rules.version === 0 && now - this.#loadedAt > LOOK_AGAIN_MS) {
+      this.ctx.waitUntil(this.#load());
+    }
+    const policy = this.#account.rules;
+    // One that is told again may have been lent for: what for is not known here any more, so it gets nothing.
+    const { ask } = message;
+    const lent = ask && policy && first ? this.#account.lend(ask.loan, ask.wanted, ask.more, now) : null;
+    this.#store();
+    this.#arm();
+    // This call, and what it leaves open, are told even if nothing else happens.
+    this.#armAt(now + TELL_EVERY_MS);
+    if (!policy) return null;
+    const { usual } = this.#account.head;
+    return { policy, lent, validMs: this.#account.validMs(now), state: this.#account.state(now), usual };
   }
 
   async policy(): Promise<KeyPolicy | null> {
-    return this.#policy ?? (await this.#load()) ?? null;
+    if (!this.#account.rules) await this.#load();
+    const { rules } = this.#account;
+    return rules && isKey(rules) ? rules : null;
   }
 
-  async putPolicy(policy: KeyPolicy): Promise<void> {
-    if (this.#policy && policy.version <= this.#policy.version) return;
-    this.#policy = policy;
+  async putPolicy(policy: Rules): Promise<void> {
+    const known = this.#account.rules;
+    if (known && policy.version <= known.version) return;
+    this.#account.setRules(policy, Date.now());
     this.ctx.storage.sql.exec("INSERT OR REPLACE INTO policy (id, json) VALUES (1, ?)", JSON.stringify(policy));
+    this.#store();
   }
 
+  /** Never throws: an alarm that throws is given up after six tries. */
   override async alarm(): Promise<void> {
-    await this.#outbox.flush(() => Date.now());
+    this.#alarmAt = null;
+    try {
+      const now = Date.now();
+      for (const booked of this.#account.expire(now)) this.#tellUnreported(booked, now);
+      this.#store();
+      this.#forgetMessages(now);
+      await this.#outbox.flush(Date.now());
+      await this.#metrics.tell();
+    } catch (error) {
+      console.error(JSON.stringify({ level: "error", msg: "ledger_alarm_failed", error: String(error) }));
+    } finally {
+      this.#arm();
+    }
   }
 
   /** Answers that the object lives; for the health check. */
@@ -82,23 +136,154 @@ export class KeyLedger extends DurableObject<Env> implements Ledger {
     return true;
   }
 
-  /**
-   * A ledger learns of its key from D1 at the first call, so it is made near the key's first user and not near the
-   * administrator. A policy that was put in the meantime is newer and stays.
-   */
-  async #load(): Promise<KeyPolicy | undefined> {
-    const id = this.ctx.id.name;
-    const policy = id === undefined ? null : await loadPolicy(this.env.DB, id);
-    if (policy) await this.putPolicy(policy);
-    return this.#policy;
+  // The Worker of the release before asks these two.
+  lease(request: previous.LeaseRequest): Promise<previous.Lease | null> {
+    return previous.lease(this, request);
   }
 
-  #keepBucket(bucket: Bucket): void {
-    this.#bucket = bucket;
-    this.ctx.storage.sql.exec(
-      "INSERT OR REPLACE INTO request_bucket (id, level, at) VALUES (1, ?, ?)",
-      bucket.level,
-      bucket.at,
-    );
+  settle(settlements: readonly previous.Settlement[]): Promise<void> {
+    return previous.settle(this, settlements);
   }
+
+  #takeOver(message: Message, now: number): void {
+    for (const report of message.loans) {
+      const corrected = this.#account.report(report, now);
+      if (corrected) this.#tellUnreported(corrected, now);
+    }
+    this.#account.keep(message.holding, now);
+    if (message.records !== "") this.#outbox.add(message.records, now);
+    if (message.openStreams > 0) this.#streams.set(message.isolate, { count: message.openStreams, at: now });
+    else this.#streams.delete(message.isolate);
+  }
+
+  #isNew(id: string, now: number): boolean {
+    const { rowsWritten } = this.ctx.storage.sql.exec("INSERT OR IGNORE INTO message (id, at) VALUES (?, ?)", id, now);
+    this.#knownUntil = now + KNOWN_MESSAGE_MS;
+    return rowsWritten > 0;
+  }
+
+  /** The table is read through for it, so not at each alarm. */
+  #forgetMessages(now: number): void {
+    if (now < this.#forgetAt && this.#forgetAt - now <= FORGET_MESSAGES_MS) return;
+    this.#forgetAt = now + FORGET_MESSAGES_MS;
+    this.ctx.storage.sql.exec("DELETE FROM message WHERE at <= ?", now - KNOWN_MESSAGE_MS);
+    if (this.#knownUntil <= now) this.#knownUntil = 0;
+  }
+
+  /**
+   * A ledger learns of its key or workspace from D1 at the first call, so it is made near the first user and not near
+   * the administrator. A policy that was put in the meantime is newer and stays.
+   */
+  async #load(): Promise<void> {
+    this.#loadedAt = Date.now();
+    const name = this.ctx.id.name ?? "";
+    const { DB } = this.env;
+    const workspace = ledgerName.workspaceOf(name);
+    const policy = workspace === null ? await loadPolicy(DB, name) : await loadWorkspaceRules(DB, workspace);
+    if (policy) await this.putPolicy(policy);
+    // Making the workspace later puts its rules in force here; should that fail, the next look finds them.
+    else if (workspace !== null) this.#account.rules ??= { id: workspace, version: 0, limits: {}, budget: null };
+  }
+
+  /** An audit row for what was booked without an account of it. A workspace's ledger has none: the keys' ledgers do. */
+  #tellUnreported({ loan, amounts }: Unreported, now: number): void {
+    const policy = this.#account.rules;
+    if (!policy || !isKey(policy)) return;
+    if (amounts.requests === 0 && amounts.microUsd === 0) return;
+    const record: Partial<AuditRecord> = {
+      request_id: newId("req", now),
+      key_id: policy.id,
+      workspace: policy.workspace,
+      at: now,
+      route: "unreported",
+      method: "",
+      dialect: "anthropic",
+      status: 0,
+      outcome: "unreported",
+      requests: amounts.requests,
+      estimated: 1,
+      input_tokens: amounts.inputTokens,
+      output_tokens: amounts.outputTokens,
+      cost_micro_usd: amounts.microUsd,
+    };
+    this.#outbox.add(JSON.stringify([record]), now);
+    console.error(JSON.stringify({ level: "error", msg: "unreported", key_id: policy.id, loan, ...amounts }));
+  }
+
+  /** Writes what has changed, together with everything else of this call. */
+  #store(): void {
+    const { sql } = this.ctx.storage;
+    const { head, loans, spend, changedLoans, changedDays } = this.#account;
+    for (const id of changedLoans) {
+      const loan = loans.get(id);
+      if (loan) {
+        sql.exec(
+          "INSERT OR REPLACE INTO loan (id, status, out, day, until) VALUES (?, ?, ?, ?, ?)",
+          id,
+          loan.status,
+          JSON.stringify(loan.out),
+          loan.day,
+          loan.until,
+        );
+      } else sql.exec("DELETE FROM loan WHERE id = ?", id);
+    }
+    changedLoans.clear();
+    for (const day of changedDays) {
+      sql.exec("INSERT OR REPLACE INTO spend (day, micro_usd) VALUES (?, ?)", day, spend.get(day) ?? 0);
+    }
+    changedDays.clear();
+    sql.exec("INSERT OR REPLACE INTO account (id, head, calls) VALUES (1, ?, ?)", JSON.stringify(head), this.#calls);
+  }
+
+  /** One alarm serves everything that waits. After a restart nobody knows when it is set to, so all are asked. */
+  #arm(): void {
+    const times = [
+      this.#account.nextExpiry(Date.now()),
+      this.#outbox.nextAlarmAt(),
+      this.#metrics.nextTellAt(),
+      this.#knownUntil > 0 ? this.#knownUntil : null,
+    ];
+    for (const at of times) if (at !== null) this.#armAt(at);
+  }
+
+  #armAt(at: number): void {
+    if (this.#alarmAt !== null && this.#alarmAt <= at) return;
+    this.#alarmAt = at;
+    void this.ctx.storage.setAlarm(at);
+  }
+
+  /** For the metrics. A workspace's ledger holds what its keys' ledgers hold too, so it tells of its calls alone. */
+  #report(now: number): Report {
+    let openStreams = 0;
+    for (const [isolate, { count, at }] of this.#streams) {
+      if (now - at > STREAMS_KNOWN_MS) this.#streams.delete(isolate);
+      else openStreams += count;
+    }
+    const { rows, bytes, oldest_age_ms, parked, dropped, missed } = this.#outbox.state(now);
+    const { requests, microUsd } = this.#account.out;
+    const { rules } = this.#account;
+    const held =
+      rules && isKey(rules)
+        ? { open_streams: openStreams, lent_requests: requests, reserved_micro_usd: microUsd }
+        : undefined;
+    return {
+      gauges: {
+        outbox_rows: rows,
+        outbox_bytes: bytes,
+        outbox_oldest_at: rows > 0 ? now - oldest_age_ms : null,
+        ...held,
+      },
+      counters: { ledger_calls: this.#calls, outbox_parked: parked, outbox_dropped: dropped, outbox_missed: missed },
+    };
+  }
+}
+
+/** It may come as often as it likes: nothing in it counts. */
+const isEmpty = ({ ask, loans, records }: Message): boolean => !ask && loans.length === 0 && records === "";
+
+const isKey = (rules: Rules): rules is KeyPolicy => "secrets" in rules;
+
+function readPolicy(json: string): Rules {
+  const rules = JSON.parse(json) as Rules;
+  return isKey(rules) ? completePolicy(rules) : rules;
 }
