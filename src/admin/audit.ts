@@ -5,8 +5,9 @@ import { type AppContext, fail, json } from "../context.ts";
 import { adminOnly } from "../identity/admin-auth.ts";
 import { csvRow } from "./csv.ts";
 import { WORKSPACE } from "./input.ts";
-import { KEY_ID, stored } from "./keys.ts";
-import { between, DEFAULT_PAGE, MAX_PAGE, matches, oneOf, page, readQuery, time } from "./query.ts";
+import { KEY_ID } from "./keys.ts";
+import { between, DEFAULT_PAGE, MAX_PAGE, matches, oneOf, readQuery, time } from "./query.ts";
+import { stored } from "./stored.ts";
 
 const REQUEST_ID = /^req_[0-9a-hjkmnp-tv-z]{26}$/;
 /** Rows fetched at once for an export. */
@@ -20,7 +21,20 @@ const FILTERS = {
   workspace: matches(WORKSPACE, "a workspace id"),
   model: matches(/^[^\p{Cc}]{1,256}$/u, "a model id"),
   status: between(100, 599),
-  outcome: oneOf("complete", "client_gone", "upstream_cut", "error"),
+  outcome: oneOf("complete", "client_gone", "upstream_cut", "error", "unreported"),
+  denial: oneOf(
+    "requests",
+    "input_tokens",
+    "output_tokens",
+    "concurrency",
+    "budget",
+    "workspace_requests",
+    "workspace_input_tokens",
+    "workspace_output_tokens",
+    "workspace_concurrency",
+    "workspace_budget",
+    "ledger",
+  ),
   route: matches(/^\/[a-z0-9/_:-]{1,100}$/, "a route, such as /v1/messages"),
   session: matches(/^[^\p{Cc}]{1,200}$/u, "a session id"),
   from: time,
@@ -28,18 +42,17 @@ const FILTERS = {
   cursor: matches(REQUEST_ID, "a cursor from `next_cursor`"),
 };
 
-/** `GET /admin/audit`: filters, `limit`, `cursor`. */
+/**
+ * `GET /admin/audit`: filters, `limit`, `cursor`. A page may be short and still have a next one: a rare filter looks at so
+ * many records per page and no more.
+ */
 export const listAudit = adminOnly(async (c) => {
   const query = readQuery(c.req.url, { ...FILTERS, limit: between(1, MAX_PAGE) });
   if (!query.ok) return fail(c, query.error);
   const { limit = DEFAULT_PAGE, ...filter } = query.value;
   return stored(c, async () => {
-    const rows = await readAudit(c.env.DB, filter, limit + 1);
-    return json(
-      c,
-      200,
-      page(rows, limit, (row) => row.request_id, shown),
-    );
+    const { rows, next } = await readAudit(c.env.DB, filter, limit);
+    return json(c, 200, { data: rows.map(shown), has_more: next !== null, next_cursor: next });
   });
 });
 
@@ -100,5 +113,11 @@ async function exported(
 
 /** A record as it is answered: the time in RFC 3339, flags as booleans. */
 function shown(row: AuditRecord) {
-  return { ...row, at: new Date(row.at).toISOString(), stream: row.stream === 1, estimated: row.estimated === 1 };
+  return {
+    ...row,
+    at: new Date(row.at).toISOString(),
+    stream: row.stream === 1,
+    estimated: row.estimated === 1,
+    drained: row.drained === 1,
+  };
 }

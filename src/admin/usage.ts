@@ -1,11 +1,12 @@
 /** `GET /admin/usage?group_by=key|workspace|model|day&from=&to=`: who spent what. */
-import { sumUsage, USAGE_GROUPS, type UsageGroup } from "../audit/store.ts";
+import { sumUsage, USAGE_GROUPS, type UsageGroup } from "../audit/usage.ts";
 import { fail, json } from "../context.ts";
 import { adminOnly } from "../identity/admin-auth.ts";
 import { err, ok, type Result } from "../result.ts";
 import { WORKSPACE } from "./input.ts";
-import { KEY_ID, stored } from "./keys.ts";
+import { KEY_ID } from "./keys.ts";
 import { matches, readQuery, time } from "./query.ts";
+import { stored } from "./stored.ts";
 
 /** Without `from`: the last thirty days. */
 const DEFAULT_SPAN_MS = 30 * 24 * 60 * 60 * 1000;
@@ -18,7 +19,10 @@ function groups(text: string): Result<UsageGroup[], string> {
   return known.length === names.length ? ok(known) : err(`must be of ${USAGE_GROUPS.join(", ")}, each at most once`);
 }
 
-/** Sums of requests, tokens and cost per group, the dearest first; days in their order. */
+/**
+ * Sums of requests, tokens and cost per group, the dearest first; days in their order. `from` and `to` of the answer are
+ * what was summed: an end whose audit rows are deleted already is moved out to the whole hour.
+ */
 export const listUsage = adminOnly(async (c) => {
   const { startedAt } = c.var.call;
   const query = readQuery(c.req.url, {
@@ -32,12 +36,12 @@ export const listUsage = adminOnly(async (c) => {
   const { group_by = ["key"], to = startedAt + 1, ...filter } = query.value;
   const from = filter.from ?? to - DEFAULT_SPAN_MS;
   return stored(c, async () => {
-    const rows = await sumUsage(c.env.DB, group_by, { ...filter, from, to }, MAX_GROUPS + 1);
+    const usage = await sumUsage(c.env.DB, group_by, { ...filter, from, to }, MAX_GROUPS + 1);
     return json(c, 200, {
-      from: new Date(from).toISOString(),
-      to: new Date(to).toISOString(),
-      data: rows.slice(0, MAX_GROUPS),
-      has_more: rows.length > MAX_GROUPS,
+      from: new Date(usage.from).toISOString(),
+      to: new Date(usage.to).toISOString(),
+      data: usage.rows.slice(0, MAX_GROUPS),
+      has_more: usage.rows.length > MAX_GROUPS,
       next_cursor: null,
     });
   });

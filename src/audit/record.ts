@@ -3,8 +3,25 @@
  * It holds counts, names and times; never prompt or answer text, never a secret.
  */
 
-/** How a call ended. */
-export type Outcome = "complete" | "client_gone" | "upstream_cut" | "error";
+/**
+ * How a call ended. `unreported`: not one call but what an isolate had been lent and never accounted for, booked in
+ * full when its loan ran out (negative where a late account of it arrived after all).
+ */
+export type Outcome = "complete" | "client_gone" | "upstream_cut" | "error" | "unreported";
+
+/** What refused a call, or null. `workspace_…`: a limit that the workspace's keys share. */
+export type Denial =
+  | "requests"
+  | "input_tokens"
+  | "output_tokens"
+  | "concurrency"
+  | "budget"
+  | "workspace_requests"
+  | "workspace_input_tokens"
+  | "workspace_output_tokens"
+  | "workspace_concurrency"
+  | "workspace_budget"
+  | "ledger";
 
 /** Times in milliseconds since the epoch, durations in ms, money in µUSD, everything else as named. */
 export type AuditRecord = {
@@ -25,6 +42,15 @@ export type AuditRecord = {
   readonly status: number;
   readonly error_type: string | null;
   readonly outcome: Outcome;
+  /** Calls this row stands for: 1, and any number in an `unreported` one. */
+  readonly requests: number;
+  readonly denial: Denial | null;
+  /** Who admitted the call: the isolate from its lease, the ledger itself, or nobody, because none could be reached. */
+  readonly admission: "lease" | "ledger" | "fail_open" | null;
+  /** How long admission waited for the ledger. Null: the call was refused before. */
+  readonly ledger_ms: number | null;
+  /** 1: the client had left and the answer was read to its end all the same. */
+  readonly drained: 0 | 1;
   /** 1: some count below is a bounded estimate, not upstream's own figure. */
   readonly estimated: 0 | 1;
   readonly input_tokens: number;

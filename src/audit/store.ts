@@ -1,23 +1,26 @@
 /** Audit records in D1: written in bulk by the ledgers' outboxes, read in pages by time. */
 import { timePrefix } from "../wire/ids.ts";
-import type { AuditRecord, Outcome } from "./record.ts";
+import type { AuditRecord, Denial, Outcome } from "./record.ts";
+
+/** What a field that a record leaves out means: null, a count, or that the record is not one. */
+type Missing = "null" | 0 | 1 | "refused";
 
 /** Every column, in the order of the table. Typed against the record, so that neither can drift from the other. */
-export const AUDIT_COLUMNS = Object.keys({
-  request_id: 0,
-  upstream_request_id: 0,
-  key_id: 0,
-  workspace: 0,
-  at: 0,
-  route: 0,
-  method: 0,
-  dialect: 0,
-  model_requested: 0,
-  model: 0,
+const COLUMNS: Readonly<Record<keyof AuditRecord, Missing>> = {
+  request_id: "refused",
+  upstream_request_id: "null",
+  key_id: "refused",
+  workspace: "refused",
+  at: "refused",
+  route: "refused",
+  method: "refused",
+  dialect: "refused",
+  model_requested: "null",
+  model: "null",
   stream: 0,
-  status: 0,
-  error_type: 0,
-  outcome: 0,
+  status: "refused",
+  error_type: "null",
+  outcome: "refused",
   estimated: 0,
   input_tokens: 0,
   output_tokens: 0,
@@ -28,23 +31,42 @@ export const AUDIT_COLUMNS = Object.keys({
   web_search_requests: 0,
   web_fetch_requests: 0,
   cost_micro_usd: 0,
-  ttfb_ms: 0,
+  ttfb_ms: "null",
   duration_ms: 0,
-  stop_reason: 0,
-  session_id: 0,
-  agent_id: 0,
-  parent_agent_id: 0,
-  client: 0,
-} satisfies Record<keyof AuditRecord, 0>);
+  stop_reason: "null",
+  session_id: "null",
+  agent_id: "null",
+  parent_agent_id: "null",
+  client: "null",
+  requests: 1,
+  denial: "null",
+  admission: "null",
+  ledger_ms: "null",
+  drained: 0,
+};
+export const AUDIT_COLUMNS = Object.keys(COLUMNS) as (keyof AuditRecord)[];
 
-const INSERT = `INSERT OR IGNORE INTO audit (${AUDIT_COLUMNS.join(", ")}) SELECT ${AUDIT_COLUMNS.map((name) => `value->>'${name}'`).join(", ")} FROM json_each(?)`;
+/**
+ * NOT NULL columns refuse the whole statement: `OR IGNORE` would pass over such a row in silence. `jsonb_each`, because
+ * `json_each` writes each record out as text for its fields to be read from, which is most of what an insert costs.
+ */
+const INSERT = `INSERT INTO audit (${AUDIT_COLUMNS.join(", ")})
+  SELECT ${AUDIT_COLUMNS.map((name) => stored(name, COLUMNS[name])).join(", ")}
+  FROM jsonb_each(?) WHERE true
+  ON CONFLICT (request_id) DO NOTHING`;
 
-/** Stores records, each given as its JSON text, in one statement. One that is there already is left as it is. */
-export async function insertAudit(db: D1Database, rows: readonly string[]): Promise<void> {
-  await db
-    .prepare(INSERT)
-    .bind(`[${rows.join(",")}]`)
-    .run();
+function stored(name: string, missing: Missing): string {
+  const field = `value->>'${name}'`;
+  return typeof missing === "number" ? `coalesce(${field}, ${missing})` : field;
+}
+
+/**
+ * Stores records, the JSON text of an array of them, in one statement with one parameter; all of them or, if one is
+ * refused, none. One whose request id is there already is left as it is. Fields that are null, counts that are 0 and
+ * `requests` of 1 may be left out.
+ */
+export async function insertAudit(db: D1Database, records: string): Promise<void> {
+  await db.prepare(INSERT).bind(records).run();
 }
 
 export type AuditFilter = {
@@ -54,6 +76,7 @@ export type AuditFilter = {
   readonly model?: string;
   readonly status?: number;
   readonly outcome?: Outcome;
+  readonly denial?: Denial;
   readonly route?: string;
   readonly session?: string;
   /** Milliseconds since the epoch, inclusive. */
@@ -64,20 +87,23 @@ export type AuditFilter = {
   readonly cursor?: string;
 };
 
-/** A WHERE clause of constant text, and the values it binds. Times become ranges of the primary key. */
-function conditions(filter: AuditFilter): { readonly where: string; readonly values: unknown[] } {
-  const terms: readonly (readonly [string, unknown])[] = [
-    ["key_id = ?", filter.key],
-    ["workspace = ?", filter.workspace],
-    ["? IN (model, model_requested)", filter.model],
-    ["status = ?", filter.status],
-    ["outcome = ?", filter.outcome],
-    ["route = ?", filter.route],
-    ["session_id = ?", filter.session],
-    ["request_id >= ?", filter.from === undefined ? undefined : `req_${timePrefix(filter.from)}`],
-    ["request_id < ?", filter.to === undefined ? undefined : `req_${timePrefix(filter.to)}`],
-    ["request_id < ?", filter.cursor],
-  ];
+/**
+ * Records that one page may look at. Only time and key have an index, since each index would be one more row written for
+ * every call, for ever; any other filter reads the records in their order and picks. A page that has looked at so many
+ * without being full ends there, and its cursor leads on.
+ */
+const MAX_SCANNED = 50_000;
+
+export type AuditPage = {
+  readonly rows: AuditRecord[];
+  /** The cursor of the next page; null: this is the last. */
+  readonly next: string | null;
+};
+
+type Term = readonly [text: string, value: unknown];
+
+/** A WHERE clause of constant text, and the values it binds. */
+function clause(terms: readonly Term[]): { readonly where: string; readonly values: unknown[] } {
   const given = terms.filter(([, value]) => value !== undefined);
   return {
     where: given.length > 0 ? `WHERE ${given.map(([text]) => text).join(" AND ")}` : "",
@@ -85,14 +111,66 @@ function conditions(filter: AuditFilter): { readonly where: string; readonly val
   };
 }
 
-/** Newest first. */
-export async function readAudit(db: D1Database, filter: AuditFilter, limit: number): Promise<AuditRecord[]> {
-  const { where, values } = conditions(filter);
+/** What an index finds. Times become ranges of the primary key. */
+const indexed = (filter: AuditFilter): Term[] => [
+  ["key_id = ?", filter.key],
+  ["request_id >= ?", filter.from === undefined ? undefined : firstId(filter.from)],
+  ["request_id < ?", filter.to === undefined ? undefined : firstId(filter.to)],
+  ["request_id < ?", filter.cursor],
+];
+
+/** What has to be looked for. */
+const searched = (filter: AuditFilter): Term[] => [
+  ["workspace = ?", filter.workspace],
+  ["? IN (model, model_requested)", filter.model],
+  ["status = ?", filter.status],
+  ["outcome = ?", filter.outcome],
+  ["denial = ?", filter.denial],
+  ["route = ?", filter.route],
+  ["session_id = ?", filter.session],
+];
+
+/** Below every request id of this moment or a later one. */
+export function firstId(at: number): string {
+  return `req_${timePrefix(at)}`;
+}
+
+/** Up to `limit` records that match, newest first. A page may be short, even empty, and still have a next one. */
+export async function readAudit(
+  db: D1Database,
+  filter: AuditFilter,
+  limit: number,
+  maxScanned: number = MAX_SCANNED,
+): Promise<AuditPage> {
+  const floor = await scanFloor(db, filter, maxScanned);
+  const found = await readRows(db, filter, floor, limit + 1);
+  const rows = found.slice(0, limit);
+  return { rows, next: (found.length > limit ? rows.at(-1)?.request_id : floor) ?? null };
+}
+
+async function readRows(
+  db: D1Database,
+  filter: AuditFilter,
+  floor: string | undefined,
+  limit: number,
+): Promise<AuditRecord[]> {
+  const { where, values } = clause([...indexed(filter), ["request_id >= ?", floor], ...searched(filter)]);
   const { results } = await db
     .prepare(`SELECT ${AUDIT_COLUMNS.join(", ")} FROM audit ${where} ORDER BY request_id DESC LIMIT ?`)
     .bind(...values, limit)
     .all<AuditRecord>();
   return results;
+}
+
+/** The last id that a page may look at; undefined: it may look at all there are. */
+async function scanFloor(db: D1Database, filter: AuditFilter, maxScanned: number): Promise<string | undefined> {
+  if (searched(filter).every(([, value]) => value === undefined)) return undefined;
+  const { where, values } = clause(indexed(filter));
+  const row = await db
+    .prepare(`SELECT request_id FROM audit ${where} ORDER BY request_id DESC LIMIT 1 OFFSET ?`)
+    .bind(...values, maxScanned - 1)
+    .first<{ request_id: string }>();
+  return row?.request_id;
 }
 
 /** Up to `limit` records that match, newest first, a page at a time, as fast as they are taken. */
@@ -101,59 +179,22 @@ export async function* walkAudit(
   filter: AuditFilter,
   pageSize: number,
   limit: number,
+  maxScanned: number = MAX_SCANNED,
 ): AsyncGenerator<AuditRecord[], void, void> {
   let left = limit;
-  let cursor = filter.cursor;
+  let place = filter;
+  let floor = await scanFloor(db, place, maxScanned);
   while (left > 0) {
     const size = Math.min(pageSize, left);
-    const rows = await readAudit(db, cursor === undefined ? filter : { ...filter, cursor }, size);
+    const rows = await readRows(db, place, floor, size);
     if (rows.length > 0) yield rows;
-    if (rows.length < size) return;
-    left -= size;
-    cursor = rows.at(-1)?.request_id;
+    left -= rows.length;
+    const last = rows.at(-1);
+    if (last && rows.length === size) place = { ...filter, cursor: last.request_id };
+    else if (floor === undefined) return;
+    else {
+      place = { ...filter, cursor: floor };
+      floor = await scanFloor(db, place, maxScanned);
+    }
   }
-}
-
-/** What usage can be summed up by, and the expression that says so. */
-const GROUPS = {
-  key: "key_id",
-  workspace: "workspace",
-  model: "coalesce(model, model_requested, '')",
-  day: "strftime('%Y-%m-%d', at / 1000, 'unixepoch')",
-} as const;
-export type UsageGroup = keyof typeof GROUPS;
-export const USAGE_GROUPS = Object.keys(GROUPS) as UsageGroup[];
-
-/** Sums per group: the dearest first, days in their order; equals in the order of their names. */
-export async function sumUsage(
-  db: D1Database,
-  groups: readonly UsageGroup[],
-  filter: AuditFilter,
-  limit: number,
-): Promise<Record<string, string | number>[]> {
-  const { where, values } = conditions(filter);
-  const names = groups.map((group) => (group === "key" ? "key_id" : group));
-  const positions = groups.map((_, i) => i + 1).join(", ");
-  const { results } = await db
-    .prepare(
-      `SELECT ${groups.map((group, i) => `${GROUPS[group]} AS "${names[i]}"`).join(", ")},
-        count(*) AS requests,
-        sum(status >= 400 OR outcome <> 'complete') AS errors,
-        sum(input_tokens) AS input_tokens,
-        sum(output_tokens) AS output_tokens,
-        sum(cache_creation_5m_input_tokens) AS cache_creation_5m_input_tokens,
-        sum(cache_creation_1h_input_tokens) AS cache_creation_1h_input_tokens,
-        sum(cache_read_input_tokens) AS cache_read_input_tokens,
-        sum(thinking_tokens) AS thinking_tokens,
-        sum(web_search_requests) AS web_search_requests,
-        sum(web_fetch_requests) AS web_fetch_requests,
-        sum(cost_micro_usd) AS cost_micro_usd
-       FROM audit ${where}
-       GROUP BY ${positions}
-       ORDER BY ${groups.includes("day") ? `"day", ` : ""}cost_micro_usd DESC, ${positions}
-       LIMIT ?`,
-    )
-    .bind(...values, limit)
-    .all<Record<string, string | number>>();
-  return results;
 }

@@ -2,15 +2,23 @@ import { env } from "cloudflare:workers";
 import fc from "fast-check";
 import { beforeAll, describe, expect, it, vi } from "vitest";
 import type { AuditRecord } from "../../src/audit/record.ts";
-import { AUDIT_COLUMNS, insertAudit } from "../../src/audit/store.ts";
+import { AUDIT_COLUMNS, insertAudit, readAudit, walkAudit } from "../../src/audit/store.ts";
+import { sumUsage, type UsageGroup } from "../../src/audit/usage.ts";
 import { newId } from "../../src/wire/ids.ts";
-import { auditRecord, call, database, problem, send } from "../admin/control-plane.ts";
+import { call, database, auditRecord as plainRecord, problem, send } from "../admin/control-plane.ts";
 
-const store = (rows: readonly AuditRecord[]) =>
-  insertAudit(
-    env.DB,
-    rows.map((row) => JSON.stringify(row)),
-  );
+const store = (rows: readonly Partial<AuditRecord>[]) => insertAudit(env.DB, JSON.stringify(rows));
+const auditRecord = (changes: Partial<AuditRecord> = {}): AuditRecord => ({
+  ...plainRecord(),
+  requests: 1,
+  denial: null,
+  admission: "lease",
+  ledger_ms: 0,
+  drained: 0,
+  request_id: newId("req", changes.at ?? Date.now()),
+  at: Date.now(),
+  ...changes,
+});
 const NOON = Date.parse("2026-03-01T12:00:00Z");
 /** Records of one workspace, a minute apart, newest first. */
 const series = (workspace: string, count: number, changes: Partial<AuditRecord> = {}): AuditRecord[] =>
@@ -61,10 +69,7 @@ describe("insertAudit", () => {
     const stored = await env.DB.prepare("SELECT * FROM audit WHERE workspace = 'ws_fields' ORDER BY request_id").all();
     expect(stored.results).toEqual(rows);
     const { statements, env: bindings } = database();
-    await insertAudit(
-      bindings.DB,
-      rows.map((row) => JSON.stringify(row)),
-    );
+    await insertAudit(bindings.DB, JSON.stringify(rows));
     expect(statements.length).toBe(1);
     expect(statements[0]?.match(/\?/g)?.length).toBe(1);
   });
@@ -83,12 +88,52 @@ describe("insertAudit", () => {
   });
 });
 
+describe("insertAudit with fields left out", () => {
+  const whole = (changes: Partial<AuditRecord> = {}) => auditRecord({ workspace: "ws_lean", ...changes });
+  const lean = (row: AuditRecord) =>
+    Object.fromEntries(
+      Object.entries(row).filter(
+        ([name, value]) => value !== null && value !== 0 && !(name === "requests" && value === 1),
+      ),
+    );
+
+  it("reads null, 0 and one call for what is not there", async () => {
+    const row = whole({
+      at: NOON,
+      upstream_request_id: null,
+      model: null,
+      stream: 0,
+      input_tokens: 0,
+      cost_micro_usd: 0,
+      ttfb_ms: null,
+      duration_ms: 0,
+      client: null,
+      ledger_ms: null,
+    });
+    await store([lean(row) as Partial<AuditRecord>]);
+    const stored = await env.DB.prepare("SELECT * FROM audit WHERE request_id = ?").bind(row.request_id).first();
+    expect(stored).toEqual(row);
+  });
+
+  it.each(["request_id", "key_id", "workspace", "at", "route", "method", "dialect", "status", "outcome"] as const)(
+    "U-04 refuses all of them, and never passes one over in silence, when %s is missing",
+    async (name) => {
+      const good = whole();
+      await expect(store([good, { ...whole(), [name]: undefined }])).rejects.toThrow(/NOT NULL constraint failed/);
+      const left = await env.DB.prepare("SELECT 1 FROM audit WHERE request_id = ?").bind(good.request_id).first();
+      expect(left).toBeNull();
+    },
+  );
+});
+
 describe("GET /admin/audit", () => {
   it("answers rows with the names of the design, times and flags readable", async () => {
     const record = auditRecord({ workspace: "ws_shown", at: NOON, estimated: 1 });
     await store([record]);
     const { data } = await list("workspace=ws_shown");
-    expect(data).toEqual([{ ...record, at: "2026-03-01T12:00:00.000Z", stream: true, estimated: true }]);
+    expect(data).toEqual([
+      { ...record, at: "2026-03-01T12:00:00.000Z", stream: true, estimated: true, drained: false },
+    ]);
   });
 
   it("pages through every row once, newest first, whatever the size of the pages", async () => {
@@ -108,6 +153,41 @@ describe("GET /admin/audit", () => {
         expect(seen).toEqual(ids(rows));
       }),
       { numRuns: 10, examples: [[1], [30], [31], [32]] },
+    );
+  });
+
+  it("looks at a bounded number of records a page, and pages and exports still find every one (20 runs)", async () => {
+    const rows = series("ws_rare", 60).map((row, i) => ({ ...row, session_id: i % 7 === 0 ? "rare" : null }));
+    await store(rows);
+    const filter = { workspace: "ws_rare", session: "rare", from: NOON - 200 * 60_000, to: NOON + 1 };
+    const expected = ids(rows.filter((row) => row.session_id === "rare"));
+    await fc.assert(
+      fc.asyncProperty(fc.integer({ min: 1, max: 40 }), fc.integer({ min: 1, max: 20 }), async (scanned, limit) => {
+        const seen: string[] = [];
+        let place: { cursor?: string } = {};
+        for (;;) {
+          const { rows: page, next } = await readAudit(env.DB, { ...filter, ...place }, limit, scanned);
+          expect(page.length).toBeLessThanOrEqual(Math.min(limit, scanned));
+          seen.push(...ids(page));
+          if (next === null) break;
+          place = { cursor: next };
+        }
+        expect(seen).toEqual(expected);
+        const walked: string[] = [];
+        for await (const page of walkAudit(env.DB, filter, limit, Number.POSITIVE_INFINITY, scanned)) {
+          walked.push(...ids(page));
+        }
+        expect(walked).toEqual(expected);
+      }),
+      {
+        numRuns: 20,
+        examples: [
+          [1, 1],
+          [7, 1],
+          [60, 20],
+          [61, 20],
+        ],
+      },
     );
   });
 
@@ -137,6 +217,8 @@ describe("GET /admin/audit", () => {
       { outcome: "client_gone" },
       { route: "/v1/models/:id" },
       { session_id: "session 1" },
+      { denial: "workspace_budget", status: 429, outcome: "error", admission: null },
+      { outcome: "unreported", requests: -3, drained: 1 },
     ];
     const rows = odd.map((changes, i) => auditRecord({ workspace, at: NOON + i, ...changes }));
     await store([...rows, auditRecord({ workspace: "ws_other", key_id: key })]);
@@ -145,13 +227,16 @@ describe("GET /admin/audit", () => {
     expect(await found(`key=${key}`)).toEqual(one(0));
     expect(await found("model=alias-x")).toEqual(one(1));
     expect(await found("model=claude-x")).toEqual(one(1));
-    expect(await found("status=429")).toEqual(one(2));
+    expect(await found("status=429&denial=workspace_budget")).toEqual(one(6));
+    expect(await found("denial=workspace_budget")).toEqual(one(6));
+    expect(await found("outcome=unreported")).toEqual(one(7));
+    expect(await found("status=429")).toEqual([...one(6), ...one(2)]);
     expect(await found("outcome=client_gone")).toEqual(one(3));
     expect(await found("route=/v1/models/:id")).toEqual(one(4));
     expect(await found("session=session%201")).toEqual(one(5));
     expect(await found(`key=${key}&status=429`)).toEqual([]);
     expect((await list(`key=${key}`)).data.length).toBe(2);
-    expect((await found("")).length).toBe(6);
+    expect((await found("")).length).toBe(8);
   });
 
   it("takes `from` inclusive and `to` exclusive, to the millisecond and in any time zone", async () => {
@@ -179,6 +264,8 @@ describe("GET /admin/audit", () => {
     ["status=600", "status"],
     ["status=200 OR 1=1", "status"],
     ["outcome=fine", "outcome"],
+    ["denial=all", "denial"],
+    ["denial=' OR 1=1", "denial"],
     ["route=messages", "route"],
     ["route=/v1/%25", "route"],
     [`session=${"s".repeat(201)}`, "session"],
@@ -258,13 +345,13 @@ describe("exports", () => {
     const { statements, env: bindings } = database();
     const response = await send("audit.ndjson?workspace=ws_export", { env: bindings });
     await new Promise((done) => setTimeout(done, 100));
-    expect(statements.length).toBeLessThanOrEqual(2);
+    expect(statements.length).toBeLessThanOrEqual(3);
     const reader = response.body?.getReader();
     expect((await reader?.read())?.done).toBe(false);
     await reader?.cancel();
     await new Promise((done) => setTimeout(done, 100));
-    expect(statements.length).toBeLessThanOrEqual(3);
-    expect(statements.every((sql) => sql.endsWith("LIMIT ?"))).toBe(true);
+    expect(statements.length).toBeLessThanOrEqual(4);
+    expect(statements.every((sql) => /LIMIT (\?|1 OFFSET \?)$/.test(sql))).toBe(true);
   });
 
   it("end torn and never as if complete when D1 fails on the way; before the first row it is a 503", async () => {
@@ -336,6 +423,8 @@ describe("GET /admin/usage", () => {
     thinking_tokens: 4 * requests,
     web_search_requests: 6 * requests,
     web_fetch_requests: 7 * requests,
+    unreported: 0,
+    estimated: 0,
   });
 
   it("groups by each name, and by several", async () => {
@@ -362,6 +451,73 @@ describe("GET /admin/usage", () => {
       [keyB, "ws_usage", 1_001],
       [keyB, "ws_usage_2", 100],
     ]);
+  });
+
+  it("counts a row for as many calls as it stands for, and tells the unreported and estimated ones apart", async () => {
+    const workspace = "ws_many";
+    await store([
+      auditRecord({ workspace, at: NOON, requests: 5, outcome: "unreported", estimated: 1, cost_micro_usd: 50 }),
+      auditRecord({ workspace, at: NOON, requests: -2, outcome: "unreported", estimated: 1, cost_micro_usd: -20 }),
+      auditRecord({ workspace, at: NOON, estimated: 1, outcome: "client_gone" }),
+      auditRecord({ workspace, at: NOON }),
+    ]);
+    for (const to of ["2026-03-02T00:00:00Z", "2026-03-01T12:30:00Z"]) {
+      const { data } = await usage(`workspace=${workspace}&group_by=workspace&from=2026-03-01T00:00:00Z&to=${to}`);
+      expect(data).toMatchObject([{ requests: 5, errors: 1, unreported: 3, estimated: 4, cost_micro_usd: 230 }]);
+    }
+  });
+
+  it("is exact to the millisecond for any span, whole hours from the sums and the rest from the rows (60 runs)", async () => {
+    const HOUR = 3_600_000;
+    const workspace = "ws_exact";
+    const start = Date.parse("2026-01-31T21:00:00Z");
+    const moment = fc.oneof(
+      fc.integer({ min: 0, max: 6 * HOUR }),
+      fc.integer({ min: 0, max: 6 }).map((hours) => hours * HOUR),
+      fc.tuple(fc.integer({ min: 0, max: 6 }), fc.constantFrom(-1, 1)).map(([hours, ms]) => hours * HOUR + ms),
+    );
+    const all: AuditRecord[] = [];
+    await fc.assert(
+      fc.asyncProperty(fc.array(moment, { maxLength: 12 }), moment, moment, async (times, a, b) => {
+        const added = times.map((time, i) =>
+          auditRecord({
+            workspace,
+            at: Math.max(start, start + time),
+            key_id: i % 2 ? keyA : keyB,
+            model: i % 3 ? "m1" : null,
+            requests: i % 5 === 0 ? 3 : 1,
+            outcome: i % 5 === 0 ? "unreported" : "complete",
+            cost_micro_usd: time,
+          }),
+        );
+        await store(added);
+        await store(added);
+        all.push(...added);
+        const [from, to] = [start + Math.min(a, b), start + Math.max(a, b)];
+        const inside = all.filter((row) => row.at >= from && row.at < to);
+        for (const [group, key] of [
+          ["key", undefined],
+          ["model,day", keyA],
+        ] as const) {
+          const only = key === undefined ? inside : inside.filter((row) => row.key_id === key);
+          const { rows } = await sumUsage(
+            env.DB,
+            group.split(",") as UsageGroup[],
+            { from, to, workspace, ...(key ? { key } : {}) },
+            1_000,
+          );
+          const total = (name: string) => rows.reduce((sum, row) => sum + Number(row[name]), 0);
+          expect(total("requests")).toBe(only.reduce((sum, row) => sum + row.requests, 0));
+          expect(total("unreported")).toBe(only.filter((row) => row.outcome === "unreported").length * 3);
+          expect(total("cost_micro_usd")).toBe(only.reduce((sum, row) => sum + row.cost_micro_usd, 0));
+          for (const row of group === "key" ? rows : []) {
+            const mine = only.filter(({ key_id }) => key_id === row.key_id);
+            expect(row.cost_micro_usd).toBe(mine.reduce((sum, { cost_micro_usd }) => sum + cost_micro_usd, 0));
+          }
+        }
+      }),
+      { numRuns: 60 },
+    );
   });
 
   it("looks back thirty days by default", async () => {
