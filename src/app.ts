@@ -2,18 +2,22 @@
 import { Hono } from "hono";
 import { exportAuditCsv, exportAuditNdjson, listAudit } from "./admin/audit.ts";
 import { changeKey, createKey, listKeys, readKey, revokeKey, rotateKey } from "./admin/keys.ts";
+import { readPrices, replacePrices, restorePrices } from "./admin/prices.ts";
 import { listUsage } from "./admin/usage.ts";
-import { type AppEnv, fail, failureResponse, type Handler } from "./context.ts";
+import { changeWorkspace, createWorkspace, listWorkspaces, readWorkspace } from "./admin/workspaces.ts";
+import { type AppContext, type AppEnv, fail, failureResponse, type Handler, type LogFacts } from "./context.ts";
 import { settingsOf } from "./env.ts";
 import { health } from "./health.ts";
 import { clock } from "./hotpath/leases.ts";
+import { readOwnKey } from "./hotpath/own-key.ts";
 import { countTokens, listModels, messages, readModel } from "./hotpath/routes.ts";
 import { requestLine, writeLine } from "./log.ts";
+import { readMetrics } from "./metrics/scrape.ts";
 import { canonicalPath } from "./route-path.ts";
 import { newId } from "./wire/ids.ts";
 import { traceIdOf } from "./wire/trace.ts";
 
-type Route = readonly [method: "GET" | "POST" | "PATCH" | "DELETE", path: string, handle: Handler];
+type Route = readonly [method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE", path: string, handle: Handler];
 
 const routes: readonly Route[] = [
   // The native wire: authenticate, admit, relay, settle.
@@ -21,25 +25,35 @@ const routes: readonly Route[] = [
   ["POST", "/v1/messages/count_tokens", countTokens],
   ["GET", "/v1/models", listModels],
   ["GET", "/v1/models/:id", readModel],
+  ["GET", "/v1/key", readOwnKey],
   // Open to everyone.
   ["GET", "/api/hello", () => new Response(null)],
   ["GET", "/health", health],
   // The control plane.
+  ["GET", "/metrics", readMetrics],
   ["POST", "/admin/keys", createKey],
   ["GET", "/admin/keys", listKeys],
   ["GET", "/admin/keys/:id", readKey],
   ["PATCH", "/admin/keys/:id", changeKey],
   ["DELETE", "/admin/keys/:id", revokeKey],
   ["POST", "/admin/keys/:id/rotate", rotateKey],
+  ["POST", "/admin/workspaces", createWorkspace],
+  ["GET", "/admin/workspaces", listWorkspaces],
+  ["GET", "/admin/workspaces/:id", readWorkspace],
+  ["PATCH", "/admin/workspaces/:id", changeWorkspace],
   ["GET", "/admin/audit", listAudit],
   ["GET", "/admin/audit.ndjson", exportAuditNdjson],
   ["GET", "/admin/audit.csv", exportAuditCsv],
   ["GET", "/admin/usage", listUsage],
+  ["GET", "/admin/prices", readPrices],
+  ["PUT", "/admin/prices", replacePrices],
+  ["DELETE", "/admin/prices", restorePrices],
 ];
 
 export const app = new Hono<AppEnv>({ getPath: (request) => canonicalPath(request.url) });
 
-app.use(async function arrive(c, next) {
+/** What comes before and after every handler. The handler is Hono's only one for its path, which is its short way. */
+async function arrive(c: AppContext, route: string | null, handle: Handler): Promise<Response> {
   const now = clock.now();
   const requestId = newId("req", now);
   const settings = settingsOf(c.env);
@@ -49,33 +63,50 @@ app.use(async function arrive(c, next) {
     );
     return failureResponse({ kind: "misconfigured", message: settings.error }, requestId);
   }
-  const { headers } = c.req.raw;
+  const headers = new Map<string, string>();
+  c.req.raw.headers.forEach((value, name) => {
+    headers.set(name, value);
+  });
   const traceId = traceIdOf(headers.get("traceparent"));
-  c.set("call", { requestId, startedAt: now, traceId, settings: settings.value, log: {} });
-  await next();
-  if (c.var.call.log.settles) return;
-  const line = requestLine(c, { status: c.res.status, duration_ms: clock.now() - now });
-  c.executionCtx.waitUntil(writeLine(line, settings.value.logJoinMs, clock.wait));
+  const log: LogFacts = route === null ? {} : { route };
+  c.set("call", { requestId, startedAt: now, traceId, settings: settings.value, headers, log });
+  const response = await answer(c, handle);
+  if (!log.settles) {
+    const { method } = c.req.raw;
+    const line = requestLine({ ...c.var.call, method }, response.status, clock.now() - now);
+    c.executionCtx.waitUntil(writeLine(line, settings.value.logJoinMs, clock.wait));
+  }
+  return response;
+}
+
+async function answer(c: AppContext, handle: Handler): Promise<Response> {
+  try {
+    return await handle(c);
+  } catch (bug) {
+    const error = bug instanceof Error ? (bug.stack ?? String(bug)) : String(bug);
+    const { requestId } = c.var.call;
+    console.error(JSON.stringify({ level: "error", msg: "bug", request_id: requestId, error }));
+    return fail(c, { kind: "internal" });
+  }
+}
+
+for (const [method, path, handle] of routes) app.on(method, path, (c) => arrive(c, path, handle));
+
+const patterns = routes.map(([method, path]) => {
+  const methods = method === "GET" ? ["GET", "HEAD"] : [method];
+  return { methods, pattern: new RegExp(`^${path.replace(/:\w+/g, "[^/]+").replaceAll(".", "\\.")}$`), path };
 });
 
-for (const [method, path, handle] of routes) {
-  app.on(method, path, (c) => {
-    c.var.call.log.route = path;
-    return handle(c);
-  });
-}
-for (const path of new Set(routes.map((route) => route[1]))) {
-  const methods = routes.filter((route) => route[1] === path).map((route) => route[0]);
-  const allow = methods.flatMap((method) => (method === "GET" ? ["GET", "HEAD"] : [method]));
-  app.all(path, (c) => fail(c, { kind: "method_not_allowed", allow }));
-}
-
-app.notFound((c) => fail(c, { kind: "not_found", what: "There is nothing at this path." }));
-
-app.onError((error, c) => {
-  const { requestId } = c.var.call;
-  console.error(
-    JSON.stringify({ level: "error", msg: "bug", request_id: requestId, error: error.stack ?? String(error) }),
+/** A path that exists has another method; every other one has nothing. */
+app.notFound((c) => {
+  const here = patterns.filter(({ pattern }) => pattern.test(c.req.path));
+  const allow = here.flatMap(({ methods }) => methods);
+  return arrive(c, here[0]?.path ?? null, () =>
+    fail(
+      c,
+      allow.length > 0
+        ? { kind: "method_not_allowed", allow }
+        : { kind: "not_found", what: "There is nothing at this path." },
+    ),
   );
-  return fail(c, { kind: "internal" });
 });

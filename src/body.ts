@@ -7,14 +7,21 @@ const PIECE_BYTES = 64 * 1024;
 /** A refused body is taken in up to the largest one that could have been accepted, and a piece. */
 const MAX_DISCARDED_BYTES = 32 * 1024 * 1024 + PIECE_BYTES;
 
-/** The whole of a body. "too large" as soon as the limit is passed; throws what the stream throws. */
-export async function readCapped(message: Request | Response, limitBytes: number): Promise<Uint8Array | "too large"> {
-  const { body, headers } = message;
-  if (!body) return new Uint8Array(0);
-  const declared = headers.get("content-length");
+/**
+ * The whole of a body whose `content-length` is `declared`, if it has one. "too large" as soon as the limit is passed;
+ * throws what the stream throws.
+ */
+export async function readCapped(
+  message: Request | Response,
+  declared: string | null | undefined,
+  limitBytes: number,
+): Promise<Uint8Array | "too large"> {
   // With a declared length the runtime itself holds the sender to it, and reads without waking us for each piece.
-  if (declared !== null)
-    return Number(declared) > limitBytes ? "too large" : new Uint8Array(await message.arrayBuffer());
+  if (declared != null) {
+    return Number(declared) > limitBytes ? "too large" : await message.bytes();
+  }
+  const { body } = message;
+  if (!body) return new Uint8Array(0);
   const reader = body.getReader({ mode: "byob" });
   const pieces: Uint8Array[] = [];
   let total = 0;
@@ -59,8 +66,11 @@ async function discard({ body }: Request): Promise<void> {
 }
 
 /** A JSON request body as bytes: the right media type, not compressed, within the limit. */
-export async function readJsonBytes(request: Request, limitBytes: number): Promise<Result<Uint8Array, Failure>> {
-  const { headers } = request;
+export async function readJsonBytes(
+  request: Request,
+  headers: ReadonlyMap<string, string>,
+  limitBytes: number,
+): Promise<Result<Uint8Array, Failure>> {
   const type = headers.get("content-type") ?? "";
   if (!/^application\/(?:[\w.-]+\+)?json\s*(?:;\s*charset\s*=\s*"?utf-8"?\s*)?$/i.test(type)) {
     return err({
@@ -69,11 +79,11 @@ export async function readJsonBytes(request: Request, limitBytes: number): Promi
     });
   }
   const encoding = headers.get("content-encoding");
-  if (encoding !== null && encoding.toLowerCase() !== "identity") {
+  if (encoding !== undefined && encoding.toLowerCase() !== "identity") {
     return err({ kind: "unsupported_media_type", message: "Compressed request bodies are not accepted." });
   }
   try {
-    const bytes = await readCapped(request, limitBytes);
+    const bytes = await readCapped(request, headers.get("content-length"), limitBytes);
     if (bytes !== "too large") return ok(bytes);
     await discard(request);
     return err({ kind: "request_too_large", limitBytes });

@@ -12,6 +12,8 @@ export type Call = {
   /** W3C trace id, taken over from `traceparent` or made. */
   readonly traceId: string;
   readonly settings: Settings;
+  /** The request's headers, names in lower case; taken once, since each look into the runtime's own costs a crossing. */
+  readonly headers: ReadonlyMap<string, string>;
   /** What the log line tells beyond the obvious; filled in on the way. */
   readonly log: LogFacts;
 };

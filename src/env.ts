@@ -21,9 +21,13 @@ export type Settings = {
   /** The first one signs; all of them verify. */
   readonly keyTagSecrets: readonly string[];
   readonly timeouts: Timeouts;
+  /** How long a call waits for a ledger, ms. */
+  readonly ledgerDeadlineMs: number;
   readonly maxRequestBytes: number;
   /** How long a log line waits for others to share a write with, ms; 0: each is written by itself. */
   readonly logJoinMs: number;
+  /** Audit rows older than this are deleted; null: they are kept for ever. */
+  readonly auditRetentionDays: number | null;
 };
 
 type Source = Readonly<Record<string, unknown>>;
@@ -40,7 +44,12 @@ export function readSettings(source: Source): Result<Settings, string> {
   if (!url || !/^https?:$/.test(url.protocol) || url.username || url.password || /[?#]/.test(upstreamUrl)) {
     return err("UPSTREAM_URL is not an http or https address without credentials and query.");
   }
-  const numbers = { FIRST_BYTE_TIMEOUT_MS: 60_000, SILENCE_TIMEOUT_MS: 60_000, TOTAL_TIMEOUT_MS: 600_000 };
+  const numbers = {
+    FIRST_BYTE_TIMEOUT_MS: 60_000,
+    SILENCE_TIMEOUT_MS: 60_000,
+    TOTAL_TIMEOUT_MS: 600_000,
+    LEDGER_DEADLINE_MS: 250,
+  };
   for (const name of Object.keys(numbers) as (keyof typeof numbers)[]) {
     if (text(name) === "") continue;
     const value = Number(text(name));
@@ -49,6 +58,12 @@ export function readSettings(source: Source): Result<Settings, string> {
   }
   const logJoinMs = Number(text("LOG_JOIN_MS"));
   if (!Number.isInteger(logJoinMs) || logJoinMs < 0) return err("LOG_JOIN_MS is not a whole number of milliseconds.");
+  const days = text("AUDIT_RETENTION_DAYS");
+  if (days !== "" && !/^[1-9]\d{0,4}$/.test(days)) {
+    return err(
+      "AUDIT_RETENTION_DAYS is not a whole number of days from 1 to 99999. Leave it out to keep audit rows for ever.",
+    );
+  }
   const previous = text("KEY_TAG_SECRET_PREVIOUS");
   return ok({
     upstreamUrl,
@@ -60,8 +75,10 @@ export function readSettings(source: Source): Result<Settings, string> {
       silenceMs: numbers.SILENCE_TIMEOUT_MS,
       totalMs: numbers.TOTAL_TIMEOUT_MS,
     },
+    ledgerDeadlineMs: numbers.LEDGER_DEADLINE_MS,
     maxRequestBytes: MAX_REQUEST_BYTES,
     logJoinMs,
+    auditRetentionDays: days === "" ? null : Number(days),
   });
 }
 

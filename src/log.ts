@@ -1,20 +1,12 @@
 /** One JSON line per request. It tells who, what and how long; never a credential, a query string or any text of a body. */
-import type { AppContext } from "./context.ts";
+import type { LogFacts } from "./context.ts";
 
-/** The fields of a line that a record can bring; all of them are counts, names, ids and times. */
-type LineFacts = {
-  readonly key_id?: string;
-  readonly route?: string;
-  readonly status: number;
-  readonly outcome?: string;
-  readonly error_type?: string | null;
-  readonly model?: string | null;
-  readonly upstream_request_id?: string | null;
-  readonly input_tokens?: number;
-  readonly output_tokens?: number;
-  readonly cost_micro_usd?: number;
-  readonly ttfb_ms?: number | null;
-  readonly duration_ms: number;
+/** Who a line is about. */
+export type LogCall = {
+  readonly requestId: string;
+  readonly traceId: string;
+  readonly method: string;
+  readonly log: LogFacts;
 };
 
 /** Lines that share one write at the most; also what is lost of them if the call that gathers them is cancelled. */
@@ -37,27 +29,28 @@ export async function writeLine(line: string, joinMs: number, wait: (ms: number)
   if (waiting.length > 0) console.log(waiting.splice(0).join("\n"));
 }
 
-export function requestLine(c: AppContext, facts: LineFacts): string {
-  const { call } = c.var;
+/** The line of a call that left no audit record. */
+export function requestLine(call: LogCall, status: number, durationMs: number): string {
+  const { requestId, traceId, method, log } = call;
   return JSON.stringify({
-    level: facts.status >= 500 ? "error" : "info",
+    level: status >= 500 ? "error" : "info",
     msg: "request",
-    request_id: call.requestId,
-    trace_id: call.traceId,
-    method: c.req.raw.method,
-    route: facts.route ?? call.log.route ?? "unmatched",
-    status: facts.status,
-    outcome: facts.outcome,
-    error_type: facts.error_type ?? call.log.error_type,
-    error_kind: call.log.error_kind,
-    key_id: facts.key_id,
-    actor: call.log.actor,
-    model: facts.model ?? undefined,
-    upstream_request_id: facts.upstream_request_id ?? undefined,
-    input_tokens: facts.input_tokens,
-    output_tokens: facts.output_tokens,
-    cost_micro_usd: facts.cost_micro_usd,
-    ttfb_ms: facts.ttfb_ms ?? undefined,
-    duration_ms: facts.duration_ms,
+    request_id: requestId,
+    trace_id: traceId,
+    method,
+    route: log.route ?? "unmatched",
+    status,
+    error_type: log.error_type,
+    error_kind: log.error_kind,
+    key_id: log.key_id,
+    actor: log.actor,
+    duration_ms: durationMs,
   });
+}
+
+/** The line of a call that left one: the record itself, `record` being its JSON text, so that it is written out once. */
+export function recordLine(traceId: string, log: LogFacts, status: number, record: string): string {
+  const level = status >= 500 ? "error" : "info";
+  const start = JSON.stringify({ level, msg: "request", trace_id: traceId, error_kind: log.error_kind });
+  return `${start.slice(0, -1)},${record.slice(1)}`;
 }

@@ -1,28 +1,24 @@
 /**
- * The way of a relayed call, from the door to the last byte: authenticate, check, admit, ask the upstream, pass its
- * answer on untouched, settle. From the moment the caller is known every way out goes through `record.settle`.
+ * The way of a relayed call, from the door to the last byte: authenticate, check, admit, forward, settle. From the moment
+ * the caller is known every way out goes through `record.settle`.
  */
-import { readCapped, readJsonBytes } from "../body.ts";
+import type { Denial } from "../audit/record.ts";
+import { readJsonBytes } from "../body.ts";
 import { type AppContext, fail, type Handler } from "../context.ts";
 import { mayUseModel, type Scope } from "../identity/key-record.ts";
-import type { RequestQuota } from "../ledger/lease-book.ts";
+import type { NeedFor } from "../ledger/lease-book.ts";
 import { err, ok, type Result } from "../result.ts";
-import { askUpstream } from "../upstream/ask.ts";
-import { readAnswer } from "../wire/anthropic/answer.ts";
-import { type RequestFacts, readRequestFacts } from "../wire/anthropic/request.ts";
+import { deniedHeaders, type HeaderFields, limitHeaders, tightest } from "../wire/anthropic/limit-headers.ts";
+import { readRequestFacts } from "../wire/anthropic/request.ts";
 import { describeFailure, type Failure } from "../wire/errors.ts";
-import { clientResponseHeaders, upstreamRequestHeaders } from "../wire/headers.ts";
-import { authenticate, type Caller } from "./authenticate.ts";
-import { clock, leaseBook } from "./leases.ts";
-import { CallRecord } from "./settle.ts";
-import { type OpenStream, openStream } from "./tap.ts";
-
-/** Answers that are not streamed are held until they are whole, so that a cut one can still become a status code. */
-const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
-/** What nginx and others write for a client that left before its answer; nobody ever receives it. */
-const CLIENT_GONE_STATUS = 499;
-const NO_BODY_STATUS = new Set([204, 205, 304]);
-const decoder = new TextDecoder();
+import { upstreamRequestHeaders } from "../wire/headers.ts";
+import { authenticate, type Caller, LEDGER_AWAY } from "./authenticate.ts";
+import { forwardToDrain } from "./drain.ts";
+import { CLIENT_GONE_STATUS, type Forwarding, forward } from "./forward.ts";
+import { clock, leaseBook, whileLive } from "./leases.ts";
+import { guess, JUST_A_REQUEST, needOf } from "./need.ts";
+import { priceTable } from "./price-table.ts";
+import { CallRecord, factsOf } from "./settle.ts";
 
 export type RelayRoute = {
   /** The route's name in log and audit, and its path at the upstream unless `upstreamPath` says otherwise. */
@@ -34,166 +30,146 @@ export type RelayRoute = {
   readonly permit?: (c: AppContext, caller: Caller) => Failure | null;
   /** Whether the call carries a Messages body. */
   readonly hasBody: boolean;
+  /** Whether the upstream makes tokens for it: what buckets of tokens and budgets are for. */
+  readonly billed: boolean;
   /** Rewrites a complete 200 answer for this caller; null leaves its bytes as they are. */
   readonly rewrite?: (text: string, caller: Caller) => string | null;
-};
-
-/** A request that has passed the door. */
-type Admitted = {
-  readonly path: string;
-  readonly body: Uint8Array | null;
-  readonly facts: RequestFacts | null;
-  readonly quota: RequestQuota | null;
 };
 
 /** The handler of a relayed route. */
 export function relayed(route: RelayRoute): Handler {
   return async function relay(c) {
-    const caller = await authenticate(c);
-    if (!caller.ok) return fail(c, caller.error);
-    const record = new CallRecord(c, caller.value, route.name);
-    const refuse = (failure: Failure, quota: RequestQuota | null): Response => {
+    const authenticated = await authenticate(c);
+    if (!authenticated.ok) return fail(c, authenticated.error);
+    const caller = authenticated.value;
+    const { log, settings, requestId } = c.var.call;
+    log.settles = true;
+    const around = { access: caller.access, db: c.env.DB, log, logJoinMs: settings.logJoinMs };
+    const record = new CallRecord(factsOf(c, caller.policy, route.name), around);
+    const refuse = (failure: Failure): Response => {
       const wire = describeFailure(failure);
-      record.settle({ status: wire.status, outcome: "error", errorType: wire.type });
-      return fail(c, failure, quotaHeaders(quota));
+      record.settle({ status: wire.status, outcome: "error", errorType: wire.type, denial: denialOf(failure) });
+      return fail(c, failure, ownHeaders(caller, wire.status));
     };
     try {
-      const admitted = await admit(c, route, caller.value, record);
-      if (!admitted.ok) return refuse(admitted.error.failure, admitted.error.quota);
-      return await answer(c, route, caller.value, admitted.value, record, refuse);
+      const admitted = await admit(c, route, caller, record);
+      if (!admitted.ok) return refuse(admitted.error);
+      const forwarding = admitted.value;
+      const { signal } = c.req.raw;
+      const cut = caller.policy.on_revoke === "cut";
+      const answer =
+        route.billed && caller.policy.on_disconnect === "drain"
+          ? await forwardToDrain(c.env.DRAIN, forwarding, record, signal, cut)
+          : await forward(forwarding, record, signal, settings, {
+              ...(route.rewrite ? { rewrite: (text) => route.rewrite?.(text, caller) ?? null } : {}),
+              ...(cut ? { mayGoOn: whileLive(caller.policy.id, caller.access) } : {}),
+            });
+      if (!answer.ok)
+        return answer.error === "client gone"
+          ? new Response(null, { status: CLIENT_GONE_STATUS })
+          : refuse(answer.error);
+      const { headers, status } = answer.value;
+      headers.set("x-sluice-request-id", requestId);
+      const own = ownHeaders(caller, status);
+      for (const name in own) headers.set(name, own[name] ?? "");
+      return answer.value;
     } catch (bug) {
-      refuse({ kind: "internal" }, null);
+      refuse({ kind: "internal" });
       throw bug;
     }
   };
 }
 
-type Refusal = { readonly failure: Failure; readonly quota: RequestQuota | null };
-
+/** Checks a call and has it admitted; from then on the record holds what was reserved for it. */
 async function admit(
   c: AppContext,
   route: RelayRoute,
   caller: Caller,
   record: CallRecord,
-): Promise<Result<Admitted, Refusal>> {
-  const { settings } = c.var.call;
-  const { policy, ledger } = caller;
-  const no = (failure: Failure): Result<never, Refusal> => err({ failure, quota: null });
-  if (!policy.scopes.includes(route.scope)) return no({ kind: "scope_missing", scope: route.scope });
+): Promise<Result<Forwarding, Failure>> {
+  const { settings, startedAt, headers } = c.var.call;
+  const { policy, access } = caller;
+  const request = c.req.raw;
+  if (!policy.scopes.includes(route.scope)) return err({ kind: "scope_missing", scope: route.scope });
   const path = route.upstreamPath ? route.upstreamPath(c) : ok(route.name);
-  if (!path.ok) return no(path.error);
+  if (!path.ok) return path;
   const forbidden = route.permit?.(c, caller);
-  if (forbidden) return no(forbidden);
+  if (forbidden) return err(forbidden);
   // Two values arrive joined by a comma, and no version has one.
-  if (c.req.raw.headers.get("anthropic-version")?.includes(",")) {
-    return no({ kind: "invalid_request", message: "anthropic-version: more than one value" });
+  if (headers.get("anthropic-version")?.includes(",")) {
+    return err({ kind: "invalid_request", message: "anthropic-version: more than one value" });
   }
   let body: Uint8Array | null = null;
-  let facts: RequestFacts | null = null;
+  let needFor: NeedFor = () => JUST_A_REQUEST;
   if (route.hasBody) {
     const limit = Math.min(settings.maxRequestBytes, policy.limits.max_request_bytes ?? settings.maxRequestBytes);
-    const bytes = await readJsonBytes(c.req.raw, limit);
-    if (!bytes.ok) return no(bytes.error);
+    const bytes = await readJsonBytes(request, headers, limit);
+    if (!bytes.ok) return bytes;
     body = bytes.value;
     const read = readRequestFacts(body);
-    if (!read.ok) return no(read.error);
-    facts = read.value;
-    record.modelRequested = facts.model;
-    record.stream = facts.stream;
-    if (!mayUseModel(policy, facts.model)) return no({ kind: "model_not_allowed", model: facts.model });
+    if (!read.ok) return read;
+    const facts = read.value;
+    record.facts.modelRequested = facts.model;
+    if (!mayUseModel(policy, facts.model)) return err({ kind: "model_not_allowed", model: facts.model });
+    if (route.billed) {
+      const { usual } = leaseBook.key(policy.id);
+      const prices = priceTable.current();
+      const refresh = priceTable.refreshIfDue(c.env.DB);
+      if (refresh) access.background(refresh);
+      const guessed = guess(facts, usual, prices, startedAt);
+      record.facts.stream = facts.stream;
+      record.facts.maxTokens = facts.maxTokens;
+      record.facts.guess = guessed;
+      needFor = (rules) => needOf(rules, facts, guessed, usual, prices, startedAt);
+    }
   }
-  const admission = await leaseBook.admit(policy.id, ledger);
+  const asked = clock.now();
+  const admission = await leaseBook.admit(policy, needFor, access);
+  record.facts.ledgerMs = clock.now() - asked;
   switch (admission.kind) {
     case "admitted":
-      return ok({ path: path.value, body, facts, quota: admission.quota });
-    case "denied": {
-      const { quota, retryAfterMs } = admission;
-      return err({ failure: { kind: "rate_limited", limitPerMinute: quota.limit, retryAfterMs }, quota });
-    }
+      record.facts.admission = admission.reservation.by;
+      record.hold(admission.reservation);
+      return ok({
+        url: `${settings.upstreamUrl}${path.value}${queryOf(request.url)}`,
+        method: request.method,
+        headers: upstreamRequestHeaders(headers, settings.upstreamKey),
+        body,
+      });
+    case "denied":
+      return err(admission.failure);
     case "unknown":
-      return no({ kind: "unauthenticated" });
+      return err({ kind: "unauthenticated" });
     case "unreachable":
-      return no({ kind: "unavailable", what: "The key's ledger", retryAfterMs: 1000 });
+      return err(LEDGER_AWAY);
   }
 }
 
-async function answer(
-  c: AppContext,
-  route: RelayRoute,
-  caller: Caller,
-  admitted: Admitted,
-  record: CallRecord,
-  refuse: (failure: Failure, quota: RequestQuota | null) => Response,
-): Promise<Response> {
-  const { settings, requestId } = c.var.call;
-  const { timeouts } = settings;
-  const { quota, facts } = admitted;
-  const streams = facts?.stream ?? false;
-  const request = c.req.raw;
-  const abort = new AbortController();
-  request.signal.addEventListener("abort", () => abort.abort(), { once: true });
-
-  const gone = (): Response => {
-    record.settle({ status: CLIENT_GONE_STATUS, outcome: "client_gone" });
-    return new Response(null, { status: CLIENT_GONE_STATUS });
-  };
-  const asked = await askUpstream({
-    url: `${settings.upstreamUrl}${admitted.path}${queryOf(request.url)}`,
-    method: request.method,
-    headers: upstreamRequestHeaders(request.headers, settings.upstreamKey),
-    body: admitted.body,
-    abort,
-    limit: streams
-      ? { phase: "first byte", limitMs: timeouts.firstByteMs }
-      : { phase: "total", limitMs: timeouts.totalMs },
-    // A stream is read by the tap; everything else is held until it is whole.
-    read: async (response): Promise<Result<OpenStream | Uint8Array, Failure>> => {
-      if (isEventStream(response)) {
-        return openStream(response.body, { abort, timeouts, requestId, maxTokens: facts?.maxTokens ?? null });
-      }
-      record.firstByteAt = clock.now();
-      const bytes = await readCapped(response, MAX_ANSWER_BYTES);
-      return bytes === "too large" ? err({ kind: "upstream_cut" }) : ok(bytes);
-    },
-  });
-  if (!asked.ok) return request.signal.aborted ? gone() : refuse(asked.error, quota);
-  const { response, content } = asked.value;
-  record.firstByteAt ??= clock.now();
-  record.upstreamRequestId = response.headers.get("request-id");
-  const headers = clientResponseHeaders(response.headers);
-  headers.push(["x-sluice-request-id", requestId], ...Object.entries(quotaHeaders(quota)));
-  const { status } = response;
-
-  if (!(content instanceof Uint8Array)) {
-    // What ends a stream ends it without throwing, so this is the one way to its settlement.
-    void content.ended.then((end) => record.settle({ status, ...end }));
-    return new Response(content.readable, { status, headers });
-  }
-  const text = decoder.decode(content);
-  const read = readAnswer(text);
-  const failed = status >= 400;
-  if (!failed && facts && read.model === null && route.name === "/v1/messages") read.usage.estimated = true;
-  record.settle({ status, outcome: failed ? "error" : "complete", facts: read, errorType: read.errorType });
-  const rewritten = status === 200 ? (route.rewrite?.(text, caller) ?? null) : null;
-  return new Response(NO_BODY_STATUS.has(status) ? null : (rewritten ?? content), { status, headers });
+/** The key's own state, or its workspace's where that is tighter (design §6). */
+function ownHeaders({ policy }: Caller, status: number): HeaderFields {
+  const now = clock.now();
+  const key = leaseBook.key(policy.id).standing(now);
+  if (!key) return {};
+  const state = tightest(key, leaseBook.workspace(policy.workspace).standing(now));
+  return status === 429 ? deniedHeaders(state, now) : limitHeaders(state, now);
 }
 
-function isEventStream(response: Response): response is Response & { body: ReadableStream<Uint8Array> } {
-  return response.body !== null && /^text\/event-stream\b/i.test(response.headers.get("content-type") ?? "");
+function denialOf(failure: Failure): Denial | null {
+  switch (failure.kind) {
+    case "rate_limited":
+    case "exceeds_bucket":
+      return failure.scope === "workspace" ? `workspace_${failure.limit}` : failure.limit;
+    case "over_budget":
+      return failure.scope === "workspace" ? "workspace_budget" : "budget";
+    case "unavailable":
+      return "ledger";
+    default:
+      return null;
+  }
 }
 
 /** The query as the client wrote it, `?` included. */
 function queryOf(url: string): string {
   const at = url.indexOf("?");
   return at === -1 ? "" : url.slice(at);
-}
-
-/** The key's own state, in the header names that Anthropic's clients read (design §6). */
-function quotaHeaders(quota: RequestQuota | null): Record<string, string> {
-  if (!quota) return {};
-  return {
-    "anthropic-ratelimit-requests-limit": String(quota.limit),
-    "anthropic-ratelimit-requests-remaining": String(quota.remaining),
-    "anthropic-ratelimit-requests-reset": `${new Date(quota.resetAt).toISOString().slice(0, 19)}Z`,
-  };
 }

@@ -11,16 +11,22 @@ import { relayed } from "./relay.ts";
 const MODEL_ID = /^[A-Za-z0-9_-][A-Za-z0-9._:@-]{0,127}$/;
 
 /** `POST /v1/messages`: JSON in, a Message or a stream of its events out, byte for byte. */
-export const messages = relayed({ name: "/v1/messages", scope: "messages", hasBody: true });
+export const messages = relayed({ name: "/v1/messages", scope: "messages", hasBody: true, billed: true });
 
-/** `POST /v1/messages/count_tokens`: `{"input_tokens": n}`. */
-export const countTokens = relayed({ name: "/v1/messages/count_tokens", scope: "messages", hasBody: true });
+/** `POST /v1/messages/count_tokens`: `{"input_tokens": n}`. Free: it counts as a request and against nothing else. */
+export const countTokens = relayed({
+  name: "/v1/messages/count_tokens",
+  scope: "messages",
+  hasBody: true,
+  billed: false,
+});
 
 /** `GET /v1/models`: upstream's page; a key with a model list sees only its own models on it. */
 export const listModels = relayed({
   name: "/v1/models",
   scope: "messages",
   hasBody: false,
+  billed: false,
   rewrite: onlyAllowedModels,
 });
 
@@ -29,6 +35,7 @@ export const readModel = relayed({
   name: "/v1/models/:id",
   scope: "messages",
   hasBody: false,
+  billed: false,
   upstreamPath: (c) => {
     const id = modelId(c);
     return MODEL_ID.test(id)

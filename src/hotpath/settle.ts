@@ -1,101 +1,231 @@
 /**
- * The end of an authenticated call, told exactly once: one audit record to the key's ledger and one line to the log,
- * whatever became of the call.
+ * The end of an authenticated call, told exactly once: what it used to the ledgers that lent it, one audit record to its
+ * key's, and one line to the log, whatever became of the call.
  */
-import type { AuditRecord, Outcome } from "../audit/record.ts";
-import type { AppContext } from "../context.ts";
-import { requestLine, writeLine } from "../log.ts";
+import type { AuditRecord, Denial, Outcome } from "../audit/record.ts";
+import { CallTimer } from "../call-timer.ts";
+import type { AppContext, LogFacts } from "../context.ts";
+import type { KeyPolicy } from "../identity/key-record.ts";
+import { type Access, LeaseBook, type Reservation, type TravellingShare } from "../ledger/lease-book.ts";
+import { recordLine, writeLine } from "../log.ts";
 import { type AnswerFacts, noFacts } from "../wire/anthropic/answer.ts";
 import { costMicroUsd } from "../wire/anthropic/prices.ts";
-import type { Caller } from "./authenticate.ts";
 import { clock, leaseBook } from "./leases.ts";
+import { countedInput, type Guess, lesson } from "./need.ts";
+import { priceTable } from "./price-table.ts";
 
 /** Longest text taken from a request header into a record. */
 const MAX_HEADER_CHARS = 200;
+
+/** What is known of a call, collected while it runs. Plain data: it travels with a call that runs elsewhere. */
+export type CallFacts = {
+  readonly requestId: string;
+  readonly traceId: string;
+  /** ms since the epoch. */
+  readonly startedAt: number;
+  readonly method: string;
+  readonly route: string;
+  readonly keyId: string;
+  readonly workspace: string;
+  readonly sessionId: string | null;
+  readonly agentId: string | null;
+  readonly parentAgentId: string | null;
+  readonly client: string | null;
+  modelRequested: string | null;
+  stream: boolean;
+  maxTokens: number | null;
+  guess: Guess | null;
+  admission: AuditRecord["admission"];
+  ledgerMs: number | null;
+};
+
+export function factsOf(c: AppContext, policy: KeyPolicy, route: string): CallFacts {
+  const { requestId, traceId, startedAt, headers } = c.var.call;
+  const { method } = c.req.raw;
+  const header = (name: string): string | null => headers.get(name)?.slice(0, MAX_HEADER_CHARS) ?? null;
+  return {
+    requestId,
+    traceId,
+    startedAt,
+    method,
+    route,
+    keyId: policy.id,
+    workspace: policy.workspace,
+    sessionId: header("x-claude-code-session-id"),
+    agentId: header("x-claude-code-agent-id"),
+    parentAgentId: header("x-claude-code-parent-agent-id"),
+    client: header("user-agent"),
+    modelRequested: null,
+    stream: false,
+    maxTokens: null,
+    guess: null,
+    admission: null,
+    ledgerMs: null,
+  };
+}
 
 export type Ending = {
   readonly status: number;
   readonly outcome: Outcome;
   readonly facts?: AnswerFacts;
   readonly errorType?: string | null;
+  readonly denial?: Denial | null;
+  readonly drained?: boolean;
 };
 
-/** Collects what is known of a call while it runs. */
+/** Where the end of a call is told. */
+export type Surroundings = {
+  readonly access: Access;
+  readonly db: D1Database;
+  readonly log: LogFacts;
+  readonly logJoinMs: number;
+};
+
 export class CallRecord {
-  modelRequested: string | null = null;
-  stream = false;
+  readonly facts: CallFacts;
   upstreamRequestId: string | null = null;
   firstByteAt: number | null = null;
-  readonly #context: AppContext;
-  readonly #caller: Caller;
-  readonly #route: string;
-  readonly #settled = Promise.withResolvers<unknown>();
+  readonly #around: Surroundings;
+  #settled = Promise.withResolvers<unknown>();
+  #reservation: Reservation | null = null;
+  #timer: CallTimer | null = null;
   #ended = false;
 
-  constructor(context: AppContext, caller: Caller, route: string) {
-    this.#context = context;
-    this.#caller = caller;
-    this.#route = route;
-    context.var.call.log.settles = true;
+  constructor(facts: CallFacts, around: Surroundings) {
+    this.facts = facts;
+    this.#around = around;
     // From the start: without it the platform may end the call with its client, before anyone has settled it.
-    context.executionCtx.waitUntil(this.#settled.promise);
+    around.access.background(this.#settled.promise);
+  }
+
+  /** The call is admitted: what it holds is kept for it until it has ended. */
+  hold(reservation: Reservation): void {
+    this.#reservation = reservation;
+    if (this.facts.stream) for (const { borrower } of reservation.shares) borrower.openStreams++;
+    this.#timer = new CallTimer(clock, LeaseBook.keepAliveMs, () => {
+      const { access } = this.#around;
+      access.background(leaseBook.keepAlive(reservation, access));
+    });
+  }
+
+  /** Runs from the admission to the settlement. */
+  get timer(): CallTimer {
+    if (!this.#timer) throw new Error("not admitted, or settled");
+    return this.#timer;
+  }
+
+  /** The call goes on elsewhere, and is settled there. */
+  handOver(): { shares: TravellingShare[]; by: Reservation["by"] } {
+    const reservation = this.#release();
+    if (!reservation) throw new Error("handed over without a reservation");
+    this.#ended = true;
+    this.#settled.resolve(undefined);
+    return { shares: leaseBook.handOver(reservation), by: reservation.by };
+  }
+
+  /** The call did not arrive where it was to go on: it is settled here after all. */
+  takeBack(shares: readonly TravellingShare[], by: Reservation["by"]): void {
+    this.#ended = false;
+    this.#settled = Promise.withResolvers();
+    this.#around.access.background(this.#settled.promise);
+    this.hold(leaseBook.adopt(shares, by));
   }
 
   /** Writes the record. A second ending of the same call is ignored. */
   settle(ending: Ending): void {
     if (this.#ended) return;
     this.#ended = true;
-    const { policy, ledger } = this.#caller;
-    const record = this.#record(ending);
-    const settlement = { requestId: record.request_id, record: JSON.stringify(record) };
-    const { logJoinMs } = this.#context.var.call.settings;
-    const told = [
-      leaseBook.settle(policy.id, settlement, ledger),
-      writeLine(requestLine(this.#context, record), logJoinMs, clock.wait),
-    ];
-    this.#settled.resolve(Promise.all(told));
+    const answer = ending.facts ?? noFacts();
+    this.#settled.resolve(this.#tell(ending, answer, this.#release(), clock.now() - this.facts.startedAt));
   }
 
-  #record(ending: Ending): AuditRecord {
-    const { call } = this.#context.var;
-    const { policy } = this.#caller;
-    const { headers, method } = this.#context.req.raw;
-    const facts = ending.facts ?? noFacts();
-    const { usage } = facts;
-    const header = (name: string): string | null => headers.get(name)?.slice(0, MAX_HEADER_CHARS) ?? null;
-    const model = facts.model ?? this.modelRequested;
+  async #tell(ending: Ending, answer: AnswerFacts, held: Reservation | null, durationMs: number): Promise<void> {
+    const { facts } = this;
+    const { access, db, log, logJoinMs } = this.#around;
+    const { usage } = answer;
+    const model = answer.model ?? facts.modelRequested;
+    const microUsd = model === null ? 0 : costMicroUsd(await priceTable.upToDate(db), model, usage, facts.startedAt);
+    const learned =
+      facts.guess && ending.outcome === "complete" && !usage.estimated && usage.outputTokens > 0
+        ? lesson(facts.guess, usage, microUsd)
+        : null;
+    const used = { inputTokens: countedInput(usage), outputTokens: usage.outputTokens, microUsd, learned };
+    const record = JSON.stringify(this.#record(ending, answer, microUsd, durationMs));
+    const line = recordLine(facts.traceId, log, ending.status, record);
+    await Promise.all([
+      leaseBook.settle(facts.keyId, held, used, record, access),
+      writeLine(line, logJoinMs, clock.wait),
+    ]);
+  }
+
+  #release(): Reservation | null {
+    const reservation = this.#reservation;
+    this.#reservation = null;
+    this.#timer?.stop();
+    if (this.facts.stream) for (const { borrower } of reservation?.shares ?? []) borrower.openStreams--;
+    return reservation;
+  }
+
+  /** Counts of 0 and what is not known are left out: that is what their absence means. */
+  #record(
+    ending: Ending,
+    { usage, model, errorType, stopReason }: AnswerFacts,
+    microUsd: number,
+    durationMs: number,
+  ): AuditDraft {
+    const { facts } = this;
     return {
-      request_id: call.requestId,
-      upstream_request_id: this.upstreamRequestId,
-      key_id: policy.id,
-      workspace: policy.workspace,
-      at: call.startedAt,
-      route: this.#route,
-      method,
+      request_id: facts.requestId,
+      upstream_request_id: this.upstreamRequestId ?? undefined,
+      key_id: facts.keyId,
+      workspace: facts.workspace,
+      at: facts.startedAt,
+      route: facts.route,
+      method: facts.method,
       dialect: "anthropic",
-      model_requested: this.modelRequested,
-      model: facts.model,
-      stream: this.stream ? 1 : 0,
+      model_requested: facts.modelRequested ?? undefined,
+      model: model ?? undefined,
+      stream: facts.stream ? 1 : undefined,
       status: ending.status,
-      error_type: ending.errorType ?? facts.errorType,
+      error_type: ending.errorType ?? errorType ?? undefined,
       outcome: ending.outcome,
-      estimated: usage.estimated ? 1 : 0,
-      input_tokens: usage.inputTokens,
-      output_tokens: usage.outputTokens,
-      cache_creation_5m_input_tokens: usage.cacheWrite5mTokens,
-      cache_creation_1h_input_tokens: usage.cacheWrite1hTokens,
-      cache_read_input_tokens: usage.cacheReadTokens,
-      thinking_tokens: usage.thinkingTokens,
-      web_search_requests: usage.webSearchRequests,
-      web_fetch_requests: usage.webFetchRequests,
-      cost_micro_usd: model === null ? 0 : costMicroUsd(model, usage, call.startedAt),
-      ttfb_ms: this.firstByteAt === null ? null : this.firstByteAt - call.startedAt,
-      duration_ms: clock.now() - call.startedAt,
-      stop_reason: facts.stopReason,
-      session_id: header("x-claude-code-session-id"),
-      agent_id: header("x-claude-code-agent-id"),
-      parent_agent_id: header("x-claude-code-parent-agent-id"),
-      client: header("user-agent"),
+      denial: ending.denial ?? undefined,
+      admission: facts.admission ?? undefined,
+      ledger_ms: facts.ledgerMs ?? undefined,
+      drained: ending.drained ? 1 : undefined,
+      estimated: usage.estimated ? 1 : undefined,
+      input_tokens: usage.inputTokens || undefined,
+      output_tokens: usage.outputTokens || undefined,
+      cache_creation_5m_input_tokens: usage.cacheWrite5mTokens || undefined,
+      cache_creation_1h_input_tokens: usage.cacheWrite1hTokens || undefined,
+      cache_read_input_tokens: usage.cacheReadTokens || undefined,
+      thinking_tokens: usage.thinkingTokens || undefined,
+      web_search_requests: usage.webSearchRequests || undefined,
+      web_fetch_requests: usage.webFetchRequests || undefined,
+      cost_micro_usd: microUsd || undefined,
+      ttfb_ms: this.firstByteAt === null ? undefined : this.firstByteAt - facts.startedAt,
+      duration_ms: durationMs,
+      stop_reason: stopReason ?? undefined,
+      session_id: facts.sessionId ?? undefined,
+      agent_id: facts.agentId ?? undefined,
+      parent_agent_id: facts.parentAgentId ?? undefined,
+      client: facts.client ?? undefined,
     };
   }
 }
+
+type Always =
+  | "request_id"
+  | "key_id"
+  | "workspace"
+  | "at"
+  | "route"
+  | "method"
+  | "dialect"
+  | "status"
+  | "outcome"
+  | "duration_ms";
+/** A record as it travels. */
+type AuditDraft = Pick<AuditRecord, Always> & {
+  readonly [K in Exclude<keyof AuditRecord, Always>]?: AuditRecord[K] | undefined;
+};

@@ -1,15 +1,16 @@
 /** One call to the upstream: from sending to the first byte of a stream, or to the last byte of anything else. */
+import type { CallTimer } from "../call-timer.ts";
 import { err, ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
-import type { HeaderPairs } from "../wire/headers.ts";
 
 export type UpstreamCall<T> = {
   readonly url: string;
   readonly method: string;
-  readonly headers: HeaderPairs;
+  readonly headers: Readonly<Record<string, string>>;
   readonly body: Uint8Array | null;
   /** Aborted when the limit passes; its owner may abort it too. */
   readonly abort: AbortController;
+  readonly timer: CallTimer;
   /** How long sending, waiting and `read` may take together. */
   readonly limit: { readonly phase: "first byte" | "total"; readonly limitMs: number };
   /** Reads of the answer what has to be there before a status goes out. */
@@ -23,12 +24,12 @@ export type UpstreamCall<T> = {
 export async function askUpstream<T>(
   call: UpstreamCall<T>,
 ): Promise<Result<{ readonly response: Response; readonly content: T }, Failure>> {
-  const { abort, limit } = call;
+  const { abort, limit, timer } = call;
   let late = false;
-  const timer = setTimeout(() => {
+  timer.limit(limit.limitMs, () => {
     late = true;
     abort.abort();
-  }, limit.limitMs);
+  });
   let response: Response | undefined;
   try {
     response = await fetch(call.url, {
@@ -50,6 +51,6 @@ export async function askUpstream<T>(
     if (late) return err({ kind: "upstream_timeout", ...limit });
     return err({ kind: response ? "upstream_cut" : "upstream_unreachable" });
   } finally {
-    clearTimeout(timer);
+    timer.inTime();
   }
 }

@@ -1,0 +1,44 @@
+/** `GET /v1/key`: what the calling key may do, what is left of it, and when that comes back. */
+import { fail, type Handler, json } from "../context.ts";
+import { keyView, type WorkspaceStanding } from "../identity/key-view.ts";
+import type { Borrower } from "../ledger/borrower.ts";
+import { describeFailure } from "../wire/errors.ts";
+import { authenticate, LEDGER_AWAY } from "./authenticate.ts";
+import { clock, leaseBook } from "./leases.ts";
+import { CallRecord, factsOf } from "./settle.ts";
+
+/** 200 with the state of this moment, asked of the ledgers; takes nothing from any bucket. */
+export const readOwnKey: Handler = async (c) => {
+  const caller = await authenticate(c);
+  if (!caller.ok) return fail(c, caller.error);
+  const { policy, access } = caller.value;
+  const { log, settings } = c.var.call;
+  log.settles = true;
+  const record = new CallRecord(factsOf(c, policy, "/v1/key"), {
+    access,
+    db: c.env.DB,
+    log,
+    logJoinMs: settings.logJoinMs,
+  });
+  const key = leaseBook.key(policy.id);
+  const workspace = leaseBook.workspace(policy.workspace);
+  const asked = await Promise.all([leaseBook.refresh(key, access), leaseBook.refresh(workspace, access)]);
+  const now = clock.now();
+  const own = key.standing(now);
+  if (asked.includes("unreachable") || !own) {
+    const { status, type } = describeFailure(LEDGER_AWAY);
+    record.settle({ status, outcome: "error", errorType: type, denial: "ledger" });
+    return fail(c, LEDGER_AWAY);
+  }
+  record.settle({ status: 200, outcome: "complete" });
+  const running = { running: key.running };
+  return json(c, 200, keyView(policy, { ...own, ...running }, shared(workspace, now), now));
+};
+
+/** Null: the workspace limits nothing. */
+function shared(workspace: Borrower, now: number): WorkspaceStanding | null {
+  const standing = workspace.standing(now);
+  const rules = workspace.policy;
+  if (!standing || !rules || (rules.budget === null && Object.keys(rules.limits).length === 0)) return null;
+  return { rules, standing: { ...standing, running: workspace.running } };
+}
