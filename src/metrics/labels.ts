@@ -1,0 +1,114 @@
+/**
+ * The words that may stand in a label. Each label has a fixed vocabulary and everything else is `other`, so that no
+ * caller, and no upstream, decides how many series there are (the arithmetic is in docs/metrics.md and in a test).
+ */
+import type { AuditRecord, Denial, Outcome } from "../audit/record.ts";
+import table from "../wire/anthropic/prices.json";
+
+export const OTHER = "other";
+/** The model label of a call that names no model, and of routes that are not counted by model. */
+export const NO_MODEL = "none";
+
+/** The one route whose calls are counted by model: the others produce no tokens. */
+export const MODEL_ROUTE = "/v1/messages";
+/** The routes that leave audit records. */
+const ROUTES = [MODEL_ROUTE, "/v1/messages/count_tokens", "/v1/models", "/v1/models/:id", "/v1/key"];
+
+/** A model costs about thirty series. Models further down a price list that outgrows this are `other`. */
+export const MAX_MODELS = 20;
+const MODELS = Object.keys(table.models).slice(0, MAX_MODELS);
+/** No known name, dated or not, is longer than this, and a caller's may be very long. */
+const MAX_MODEL_CHARS = 100;
+
+/** What the gateway itself answers with, and what upstream usually does. */
+const STATUSES = [200, 400, 401, 403, 404, 413, 429, 499, 500, 502, 503, 504, 529];
+/** A client that left before its answer; nothing was sent. */
+const CLIENT_GONE_STATUS = 499;
+
+const OUTCOMES = Object.keys({ complete: 0, client_gone: 0, upstream_cut: 0, error: 0 } satisfies Record<
+  Exclude<Outcome, "unreported">,
+  0
+>);
+
+export const DENIALS = Object.keys({
+  requests: 0,
+  input_tokens: 0,
+  output_tokens: 0,
+  concurrency: 0,
+  budget: 0,
+  workspace_requests: 0,
+  workspace_input_tokens: 0,
+  workspace_output_tokens: 0,
+  workspace_concurrency: 0,
+  workspace_budget: 0,
+  ledger: 0,
+} satisfies Record<Denial, 0>);
+
+export const FAIL_OPEN = "fail_open";
+export const ADMISSIONS = Object.keys({ lease: 0, ledger: 0, [FAIL_OPEN]: 0 } satisfies Record<
+  NonNullable<AuditRecord["admission"]>,
+  0
+>);
+
+/** The kinds of tokens: the record's field, and its word. Thinking is part of output. */
+export const TOKEN_KINDS = [
+  ["input_tokens", "input"],
+  ["output_tokens", "output"],
+  ["cache_read_input_tokens", "cache_read"],
+  ["cache_creation_5m_input_tokens", "cache_write_5m"],
+  ["cache_creation_1h_input_tokens", "cache_write_1h"],
+  ["thinking_tokens", "thinking"],
+] as const;
+
+/** What was booked of an unreported loan, and what came back of it. Apart, since a counter must not fall. */
+export const ENTRIES = ["booked", "returned"] as const;
+
+/** Every label with everything it may say; `le` and `version` are numbers and the release. */
+export const VOCABULARY = {
+  route: [...ROUTES, OTHER],
+  model: [...MODELS, OTHER, NO_MODEL],
+  status: [...STATUSES.map(String), "4xx", "5xx", OTHER],
+  outcome: OUTCOMES,
+  reason: [...DENIALS, OTHER],
+  by: [...ADMISSIONS, OTHER],
+  kind: TOKEN_KINDS.map(([, word]) => word),
+  stream: ["true", "false"],
+  entry: ENTRIES,
+} as const satisfies Record<string, readonly string[]>;
+
+export function routeLabel(route: unknown): string {
+  return known(ROUTES, route);
+}
+
+/** A dated id is its undated model, and so is the latest of it. */
+export function modelLabel(model: unknown): string {
+  if (typeof model !== "string" || model === "") return NO_MODEL;
+  if (model.length > MAX_MODEL_CHARS) return OTHER;
+  return known(MODELS, model.replace(/-(\d{8}|latest)$/, ""));
+}
+
+export function statusLabel(status: unknown): string {
+  if (typeof status !== "number") return OTHER;
+  if (STATUSES.includes(status)) return String(status);
+  if (status >= 400 && status < 500) return "4xx";
+  return status >= 500 && status < 600 ? "5xx" : OTHER;
+}
+
+/** An error status has one outcome, whatever the client did while it was told; an outcome nobody knows is an error. */
+export function outcomeLabel(status: unknown, outcome: unknown): string {
+  if (status === CLIENT_GONE_STATUS) return "client_gone";
+  if (typeof status === "number" && status >= 400) return "error";
+  return typeof outcome === "string" && OUTCOMES.includes(outcome) ? outcome : "error";
+}
+
+export function denialLabel(denial: string): string {
+  return known(DENIALS, denial);
+}
+
+export function admissionLabel(admission: string): string {
+  return known(ADMISSIONS, admission);
+}
+
+function known(words: readonly string[], word: unknown): string {
+  return typeof word === "string" && words.includes(word) ? word : OTHER;
+}
