@@ -5,6 +5,8 @@ import type { Ready } from "./serve.ts";
 
 /** D1 has the last records a second or two after their calls; this is far more. */
 const AUDIT_DEADLINE_MS = 20_000;
+/** Ledgers tell the metrics every ten seconds at least. */
+const METRICS_DEADLINE_MS = 30_000;
 
 /** How many calls of each body every subject has been sent. */
 export class Sent {
@@ -74,6 +76,31 @@ export async function checkAudit(gateway: Ready, sent: Sent): Promise<void> {
       throw new SubjectFailed(
         `sluice was sent ${sent.calls} calls with ${sent.outputTokens} output tokens; its audit says ${text}`,
       );
+    }
+    await new Promise((resolve) => setTimeout(resolve, 500));
+  }
+}
+
+export type Counted = { readonly calls: number; readonly requests: number };
+
+/** What `GET /metrics` has counted when it knows of all calls that were sent; null where there are no metrics. */
+export async function readCounted(gateway: Ready, sent: Sent): Promise<Counted | null> {
+  const deadline = performance.now() + METRICS_DEADLINE_MS;
+  for (;;) {
+    const response = await fetch(`http://127.0.0.1:${gateway.port}/metrics`, {
+      headers: { authorization: `Bearer ${gateway.adminToken}` },
+    });
+    const text = await response.text();
+    if (response.status === 404) return null;
+    const sumOf = (name: string): number =>
+      [...text.matchAll(new RegExp(`^${name}(?:\\{[^}]*\\})? (\\S+)$`, "gm"))].reduce(
+        (sum, [, value]) => sum + Number(value),
+        0,
+      );
+    const requests = sumOf("sluice_requests_total");
+    if (requests === sent.calls) return { calls: sumOf("sluice_ledger_calls_total"), requests };
+    if (performance.now() > deadline) {
+      throw new SubjectFailed(`sluice was sent ${sent.calls} calls; its metrics count ${requests}`);
     }
     await new Promise((resolve) => setTimeout(resolve, 500));
   }

@@ -5,10 +5,30 @@
 import { startLocalWorker } from "../scripts/local-runtime.ts";
 
 /** What the line says. `adminToken` is null where there is no control plane. */
-export type Ready = { readonly port: number; readonly key: string; readonly adminToken: string | null };
+export type Ready = {
+  readonly port: number;
+  readonly key: string;
+  readonly adminToken: string | null;
+  /** What is enforced for the key, in words. */
+  readonly features: string;
+};
 
-/** High enough never to refuse, and a real bucket all the same. */
-const REQUESTS_PER_MINUTE = 1_000_000;
+/** Every limit there is, high enough never to refuse, and real buckets, slots and money all the same. */
+const KEYS = [
+  {
+    features: "limits of requests, input and output tokens, and concurrency, and a monthly budget in USD",
+    fields: {
+      limits: {
+        requests_per_minute: 1_000_000,
+        input_tokens_per_minute: 1_000_000_000,
+        output_tokens_per_minute: 1_000_000_000,
+        concurrent_requests: 100_000,
+      },
+      budget: { usd: 1_000_000, period: "month", mode: "soft" },
+    },
+  },
+  { features: "a limit of requests per minute", fields: { limits: { requests_per_minute: 1_000_000 } } },
+] as const;
 const ADMIN_TOKEN = "admin-token-of-the-benchmark";
 const UPSTREAM_KEY = "sk-ant-benchmark";
 
@@ -27,18 +47,23 @@ const worker = await startLocalWorker({
   onLog: () => {},
 });
 const ready: Ready = isGateway
-  ? { port: worker.port, key: await makeKey(worker.url), adminToken: ADMIN_TOKEN }
-  : { port: worker.port, key: UPSTREAM_KEY, adminToken: null };
+  ? { port: worker.port, adminToken: ADMIN_TOKEN, ...(await makeKey(worker.url)) }
+  : { port: worker.port, adminToken: null, key: UPSTREAM_KEY, features: "" };
 console.log(JSON.stringify(ready));
 process.on("SIGTERM", () => void worker.stop().then(() => process.exit(0)));
 
-async function makeKey(url: string): Promise<string> {
-  const response = await fetch(`${url}/admin/keys`, {
-    method: "POST",
-    headers: { authorization: `Bearer ${ADMIN_TOKEN}`, "content-type": "application/json" },
-    body: JSON.stringify({ name: "benchmark", limits: { requests_per_minute: REQUESTS_PER_MINUTE } }),
-  });
-  const answer = (await response.json()) as { key?: string };
-  if (!answer.key) throw new Error(`the gateway made no key: ${response.status} ${JSON.stringify(answer)}`);
-  return answer.key;
+/** A key with as much on it as this gateway knows. */
+async function makeKey(url: string): Promise<Pick<Ready, "key" | "features">> {
+  let refusal = "";
+  for (const { features, fields } of KEYS) {
+    const response = await fetch(`${url}/admin/keys`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${ADMIN_TOKEN}`, "content-type": "application/json" },
+      body: JSON.stringify({ name: "benchmark", ...fields }),
+    });
+    const answer = (await response.json()) as { key?: string };
+    if (answer.key) return { key: answer.key, features };
+    refusal = `${response.status} ${JSON.stringify(answer)}`;
+  }
+  throw new Error(`the gateway made no key: ${refusal}`);
 }
