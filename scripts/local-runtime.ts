@@ -40,6 +40,11 @@ export type LocalWorkerOptions = {
   bindings?: Record<string, string>;
   /** Folder for D1, KV and Durable Objects; left out: kept in memory. */
   stateDir?: string;
+  /** A folder in which runtimes find each other: a second one that names it has its Durable Objects in the first. */
+  registry?: string;
+  /** Name of the Worker in another runtime that has the Durable Objects, or the name of this one's own. */
+  objectsIn?: string;
+  name?: string;
   /** Gets everything the Worker writes to its log. Default: this process's own output. */
   onLog?: (text: string) => void;
 };
@@ -60,7 +65,7 @@ export async function startLocalWorker(options: LocalWorkerOptions): Promise<Loc
   const write = options.onLog ?? ((text: string) => process.stdout.write(text));
   const miniflare = new Miniflare(
     convertV4MiniflareOptions({
-      name: config.name,
+      name: options.name ?? config.name,
       host,
       port: 0,
       cf: false,
@@ -77,11 +82,16 @@ export async function startLocalWorker(options: LocalWorkerOptions): Promise<Loc
       durableObjects: Object.fromEntries(
         (config.durable_objects?.bindings ?? []).map((binding) => [
           binding.name,
-          { className: binding.class_name, useSQLite: true },
+          {
+            className: binding.class_name,
+            useSQLite: true,
+            ...(options.objectsIn ? { scriptName: options.objectsIn } : {}),
+          },
         ]),
       ),
       ...(config.version_metadata ? { versionMetadata: config.version_metadata.binding } : {}),
       ...(options.stateDir ? { resourcePersistencePath: options.stateDir } : {}),
+      ...(options.registry ? { unsafeDevRegistryPath: options.registry } : {}),
       handleStructuredLogs: (log: { message: string }) => write(`${log.message}\n`),
     } as Parameters<typeof convertV4MiniflareOptions>[0]),
   );

@@ -1,7 +1,7 @@
 /**
  * `npm start`: the gateway on the local runtime, with the simulated Claude behind it unless a real upstream is named,
  * a ready key, and lines to paste. Settings come from the environment: PORT, STATE_DIR, ADMIN_TOKEN, KEY_TAG_SECRET,
- * ANTHROPIC_API_KEY, UPSTREAM_URL and the time limits of src/env.ts.
+ * ANTHROPIC_API_KEY, UPSTREAM_URL and those that are passed on as they are (PASSED_ON; src/env.ts reads them).
  */
 import { randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -12,7 +12,16 @@ import { CannotStart, freePort, ROOT, startLocalWorker, untilStopped } from "./l
 const DEFAULT_PORT = 8787;
 const DEVELOPMENT_ADMIN_TOKEN = "sluice-development-admin";
 const ANTHROPIC_URL = "https://api.anthropic.com";
-const PASSED_ON = ["FIRST_BYTE_TIMEOUT_MS", "SILENCE_TIMEOUT_MS", "TOTAL_TIMEOUT_MS", "KEY_TAG_SECRET_PREVIOUS"];
+const PASSED_ON = [
+  "FIRST_BYTE_TIMEOUT_MS",
+  "SILENCE_TIMEOUT_MS",
+  "TOTAL_TIMEOUT_MS",
+  "LEDGER_DEADLINE_MS",
+  "AUDIT_RETENTION_DAYS",
+  "LOG_JOIN_MS",
+  "KEY_TAG_SECRET_PREVIOUS",
+];
+const HOUR_MS = 60 * 60 * 1_000;
 
 /** What this machine keeps between starts, beside the runtime's own state. Readable by its owner alone. */
 type LocalSecrets = { key_tag_secret: string; development_key?: string };
@@ -54,6 +63,13 @@ await untilStopped(async (started) => {
   if (stateDir) saveSecrets(stateDir, { key_tag_secret: secrets.key_tag_secret, development_key: key });
   const upstream = env.ANTHROPIC_API_KEY ? upstreamUrl : `the simulated Claude at ${upstreamUrl} (docs/simulator.md)`;
   console.log(welcome(gateway.url, key, adminToken, upstream, stateDir));
+  if (env.AUDIT_RETENTION_DAYS) {
+    // The local runtime fires no cron. (Its types name a package that is not here.)
+    const worker = (await gateway.miniflare.getWorker()) as unknown as { scheduled(): Promise<unknown> };
+    const cron = (): void => void worker.scheduled().catch((error) => console.error(error));
+    cron();
+    setInterval(cron, HOUR_MS);
+  }
 });
 
 /** The state folder, made and tried; undefined for `:memory:`. */
@@ -134,7 +150,7 @@ An SDK (TypeScript; every other has the same two settings):
 
 Who spent what:
 
-  curl ${url}/admin/usage?group_by=key -H 'authorization: Bearer ${adminToken}'
+  curl '${url}/admin/usage?group_by=key' -H 'authorization: Bearer ${adminToken}'
 
 Ctrl-C stops it.
 `;
