@@ -138,7 +138,7 @@ export const revokeKey = adminOnly(async (c) => {
   const id = c.req.param("id") ?? "";
   if (!KEY_ID.test(id)) return fail(c, NO_SUCH_KEY);
   const revoked = await reachLedger(c, id, async (ledger) => {
-    const policy = await ledger.policy();
+    const policy = await ledger.policy(id);
     if (!policy || policy.revoked_at !== null) return policy;
     const last = { ...policy, revoked_at: c.var.call.startedAt, version: LAST_VERSION };
     await ledger.putPolicy(last);

@@ -36,7 +36,7 @@ export function adminOr(scope: Scope, handle: AdminHandler): Handler {
     }
     const key = await parseKey(settings.keyTagSecrets, credential);
     if (!key) return fail(c, { kind: "unauthenticated" });
-    const asked = await reachLedger(c, key.id, (ledger) => ledger.policy());
+    const asked = await reachLedger(c, key.id, (ledger) => ledger.policy(key.id));
     if (!asked.ok) return fail(c, unavailable("Nothing was done. Repeat the call: your key's ledger"));
     const policy = asked.value;
     if (!policy || !secretIsLive(policy, key.secretSha256, startedAt)) return fail(c, { kind: "unauthenticated" });

@@ -273,7 +273,8 @@ export class Borrower {
     this.#reports.clear();
     const records = this.#records.length > 0 ? `[${this.#records.join(",")}]` : "";
     this.#records = [];
-    return { id, isolate, ask, loans, holding: this.#holding(now), records, openStreams: this.openStreams };
+    const { name: to, openStreams } = this;
+    return { id, to, isolate, ask, loans, holding: this.#holding(now), records, openStreams };
   }
 
   /** The loans to speak of: every few seconds, for with many streams there are thousands of them. */

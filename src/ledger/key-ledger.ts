@@ -83,9 +83,9 @@ export class KeyLedger extends DurableObject<Env> implements Ledger {
     if (first) this.#takeOver(message, now);
     if (!this.#account.rules) {
       this.#store();
-      await this.#load();
+      await this.#load(message.to);
     } else if (this.#account.rules.version === 0 && now - this.#loadedAt > LOOK_AGAIN_MS) {
-      this.ctx.waitUntil(this.#load());
+      this.ctx.waitUntil(this.#load(message.to));
     }
     const policy = this.#account.rules;
     // One that is told again may have been lent for: what for is not known here any more, so it gets nothing.
@@ -100,8 +100,8 @@ export class KeyLedger extends DurableObject<Env> implements Ledger {
     return { policy, lent, validMs: this.#account.validMs(now), state: this.#account.state(now), usual };
   }
 
-  async policy(): Promise<KeyPolicy | null> {
-    if (!this.#account.rules) await this.#load();
+  async policy(name?: string): Promise<KeyPolicy | null> {
+    if (!this.#account.rules) await this.#load(name);
     const { rules } = this.#account;
     return rules && isKey(rules) ? rules : null;
   }
@@ -174,9 +174,9 @@ export class KeyLedger extends DurableObject<Env> implements Ledger {
    * A ledger learns of its key or workspace from D1 at the first call, so it is made near the first user and not near
    * the administrator. A policy that was put in the meantime is newer and stays.
    */
-  async #load(): Promise<void> {
+  async #load(told = ""): Promise<void> {
     this.#loadedAt = Date.now();
-    const name = this.ctx.id.name ?? "";
+    const name = this.ctx.id.name ?? told;
     const { DB } = this.env;
     const workspace = ledgerName.workspaceOf(name);
     const policy = workspace === null ? await loadPolicy(DB, name) : await loadWorkspaceRules(DB, workspace);

@@ -61,6 +61,8 @@ export type LoanReport = {
 
 export type Message = {
   readonly id: string;
+  /** The ledger's own name, for where the platform does not tell it (another local process asks through the registry). */
+  readonly to?: string;
   readonly isolate: string;
   readonly ask: Ask | null;
   readonly loans: readonly LoanReport[];
@@ -117,7 +119,7 @@ export interface Ledger {
   /** Takes over a report and lends what is asked for. Null: there is no such key; its records are kept all the same. */
   exchange(message: Message): Promise<Answer | null>;
   /** What a key's ledger enforces; null for a key that does not exist, and for a workspace. */
-  policy(): Promise<KeyPolicy | null>;
+  policy(name?: string): Promise<KeyPolicy | null>;
   /** Puts a changed policy in force. One that is not newer than the stored one changes nothing. */
   putPolicy(policy: Rules): Promise<void>;
 }

@@ -129,7 +129,8 @@ describe.each(SIZES)("%i clients at once, in three runtimes", (size) => {
     const key = await gateway.makeKey({ limits: { output_tokens_per_minute: 2_500 } });
     const crowded = await crowd(size, [key], 50);
     expect(claude.made.outputTokens).toBeLessThanOrEqual(2_500 + refilled(2_500, crowded.elapsedMs));
-    expect(claude.made.outputTokens).toBeGreaterThanOrEqual(2_500 - 50);
+    // What one runtime has on loan while its last clients are refused elsewhere goes unused: a tenth at the most.
+    expect(claude.made.outputTokens).toBeGreaterThanOrEqual(2_500 * 0.9 - 50);
     expectTold(crowded, "rate_limit_error");
     await expectConserved([key], size);
   });
