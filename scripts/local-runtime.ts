@@ -27,7 +27,7 @@ type WranglerConfig = {
 };
 
 /** The log goes through a pipe to this process, which each write wakes: lines of the same moment share one. */
-const LOG_JOIN_MS = "50";
+const LOG_JOIN_MS = "250";
 
 export type LocalWorkerOptions = {
   /** Path of the wrangler.toml, relative to the repository. */
