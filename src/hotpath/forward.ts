@@ -75,6 +75,7 @@ export async function forward(
           requestId: facts.requestId,
           maxTokens: facts.maxTokens,
           clientLeft: () => leaver.clientLeft(),
+          clientGone: () => signal.aborted,
           ...(options.mayGoOn ? { mayGoOn: options.mayGoOn } : {}),
         });
       }

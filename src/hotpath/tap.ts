@@ -36,6 +36,9 @@ const spare: Readonly<Record<keyof typeof LOOK_BYTES, ArrayBuffer[]>> = { small:
 /** After an abort, what is already here is still read for the count; more than this is not waited for. */
 const DRAIN_MS = 1_000;
 
+/** How often it is looked whether a client that has not read everything yet is still there. */
+const WAIT_FOR_CLIENT_MS = 1_000;
+
 const encoder = new TextEncoder();
 
 export type StreamOptions = {
@@ -47,6 +50,8 @@ export type StreamOptions = {
   readonly maxTokens: number | null;
   /** Told when the client has left. Stops the upstream, or says that its answer is to be read to the end. */
   readonly clientLeft: () => boolean;
+  /** Whether the client is known to have left, be it before its answer began. */
+  readonly clientGone: () => boolean;
   /** Asked at each look; false cuts the stream. */
   readonly mayGoOn?: () => Promise<boolean>;
 };
@@ -142,7 +147,8 @@ async function watch(
     const wanted = Math.min(2 * pause, (pause * WANTED_BYTES) / found, longest);
     pause = Math.max(wanted, MIN_PAUSE_MS);
   }
-  await flowed;
+  // A client may take its time to read the rest. One that left before it got anything takes nothing, and breaks nothing.
+  while (!flow && !options.clientGone()) await within(flowed, WAIT_FOR_CLIENT_MS);
   const complete = meter.finished || meter.failed;
   const wire = describeFailure(failure);
   const clientStayed = await endClientStream(

@@ -108,7 +108,8 @@ describe.each(SIZES)("%i clients at once, in three runtimes", (size) => {
     const key = await gateway.makeKey({ limits: { requests_per_minute: 60, requests_burst: 80 } });
     const crowded = await crowd(size, [key]);
     expect(crowded.passed).toBeLessThanOrEqual(80 + refilled(60, crowded.elapsedMs));
-    expect(crowded.passed).toBeGreaterThanOrEqual(80);
+    // One that a runtime has on loan when its last client has been refused goes unused.
+    expect(crowded.passed).toBeGreaterThanOrEqual(80 - RUNTIMES);
     expect(claude.made.calls).toBe(crowded.passed);
     expectTold(crowded, "rate_limit_error");
     await expectConserved([key], size);

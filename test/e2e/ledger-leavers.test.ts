@@ -176,6 +176,13 @@ describe(`a client that leaves at each of ${WHOLE.length + 1} offsets of a strea
   });
 });
 
+it("of twenty that leave at once before the first byte each is drained, though its answer goes to nobody (B-07)", async () => {
+  const key = await gateway.makeKey({ on_disconnect: "drain", limits, budget });
+  await Promise.all(Array.from({ length: 20 }, (_, n) => leaveAt(key, 0, n)));
+  await gateway.settled(key);
+  for (const row of await rowsOf(key, 20)) expect(row).toMatchObject({ drained: true, output_tokens: OUTPUT_TOKENS });
+});
+
 it("of two hundred that leave at once 32 are drained, the others are settled by estimate, and none is lost (B-07)", async () => {
   const key = await gateway.makeKey({ on_disconnect: "drain", budget });
   const at = START.length + (DELTAS[0]?.length ?? 0);
