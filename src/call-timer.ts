@@ -1,6 +1,6 @@
 /**
- * All that a running call waits for, with one timer of the runtime: setting one and taking it back costs as much as
- * everything else that is decided about a short call.
+ * All that a running call waits for, with one timer of the runtime: one that is set and taken back for nothing costs a
+ * short call more than most of what is decided about it (docs/adr/0005-stream-path.md).
  */
 import type { Clock } from "./ledger/lease-book.ts";
 

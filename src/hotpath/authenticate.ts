@@ -11,6 +11,7 @@ import type { Access } from "../ledger/lease-book.ts";
 import { LEASE_MS } from "../ledger/protocol.ts";
 import { err, ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
+import { within } from "../within.ts";
 import { accessFor, clock, leaseBook } from "./leases.ts";
 
 /** Keys whose tag this isolate has verified. Only genuine ones get in, so nobody else can fill it. */
@@ -71,12 +72,11 @@ async function knownPolicy(db: D1Database, keyId: string): Promise<KeyPolicy | n
   if (known && (looked || !known.fail_open)) return known;
   key.storedUntil = now + LEASE_MS;
   try {
-    const late = clock.wait(STORED_DEADLINE_MS).then(() => "late" as const);
-    const stored = await Promise.race([loadPolicy(db, keyId), late]);
+    const stored = await within(STORED_DEADLINE_MS, loadPolicy(db, keyId));
     if (stored === null) return null;
-    if (stored !== "late") key.read(stored);
+    key.read(stored);
   } catch {
-    // D1 is away too. What was heard of the key last counts, or the caller is told that the ledger is away.
+    // D1 is away too, or late. What was heard of the key last counts, or the caller is told that the ledger is away.
   }
   return (key.policy as KeyPolicy | undefined) ?? null;
 }

@@ -1,25 +1,19 @@
 /** `GET /v1/key`: what the calling key may do, what is left of it, and when that comes back. */
 import { fail, type Handler, json } from "../context.ts";
+import { limitsNothing } from "../identity/key-record.ts";
 import { keyView, type WorkspaceStanding } from "../identity/key-view.ts";
 import type { Borrower } from "../ledger/borrower.ts";
 import { describeFailure } from "../wire/errors.ts";
 import { authenticate, LEDGER_AWAY } from "./authenticate.ts";
 import { clock, leaseBook } from "./leases.ts";
-import { CallRecord, factsOf } from "./settle.ts";
+import { openRecord } from "./settle.ts";
 
 /** 200 with the state of this moment, asked of the ledgers; takes nothing from any bucket. */
 export const readOwnKey: Handler = async (c) => {
   const caller = await authenticate(c);
   if (!caller.ok) return fail(c, caller.error);
   const { policy, access } = caller.value;
-  const { log, settings } = c.var.call;
-  log.settles = true;
-  const record = new CallRecord(factsOf(c, policy, "/v1/key"), {
-    access,
-    db: c.env.DB,
-    log,
-    logJoinMs: settings.logJoinMs,
-  });
+  const record = openRecord(c, policy, access, "/v1/key");
   const key = leaseBook.key(policy.id);
   const workspace = leaseBook.workspace(policy.workspace);
   const asked = await Promise.all([leaseBook.refresh(key, access), leaseBook.refresh(workspace, access)]);
@@ -39,6 +33,6 @@ export const readOwnKey: Handler = async (c) => {
 function shared(workspace: Borrower, now: number): WorkspaceStanding | null {
   const standing = workspace.standing(now);
   const rules = workspace.policy;
-  if (!standing || !rules || (rules.budget === null && Object.keys(rules.limits).length === 0)) return null;
+  if (!standing || !rules || limitsNothing(rules)) return null;
   return { rules, standing: { ...standing, running: workspace.running } };
 }

@@ -18,7 +18,7 @@ import { CLIENT_GONE_STATUS, type Forwarding, forward } from "./forward.ts";
 import { clock, leaseBook, whileLive } from "./leases.ts";
 import { guess, JUST_A_REQUEST, needOf } from "./need.ts";
 import { priceTable } from "./price-table.ts";
-import { CallRecord, factsOf } from "./settle.ts";
+import { type CallRecord, openRecord } from "./settle.ts";
 
 export type RelayRoute = {
   /** The route's name in log and audit, and its path at the upstream unless `upstreamPath` says otherwise. */
@@ -42,10 +42,8 @@ export function relayed(route: RelayRoute): Handler {
     const authenticated = await authenticate(c);
     if (!authenticated.ok) return fail(c, authenticated.error);
     const caller = authenticated.value;
-    const { log, settings, requestId } = c.var.call;
-    log.settles = true;
-    const around = { access: caller.access, db: c.env.DB, log, logJoinMs: settings.logJoinMs };
-    const record = new CallRecord(factsOf(c, caller.policy, route.name), around);
+    const { settings, requestId } = c.var.call;
+    const record = openRecord(c, caller.policy, caller.access, route.name);
     const refuse = (failure: Failure): Response => {
       const wire = describeFailure(failure);
       record.settle({ status: wire.status, outcome: "error", errorType: wire.type, denial: denialOf(failure) });

@@ -39,7 +39,7 @@ export type CallFacts = {
   ledgerMs: number | null;
 };
 
-export function factsOf(c: AppContext, policy: KeyPolicy, route: string): CallFacts {
+function factsOf(c: AppContext, policy: KeyPolicy, route: string): CallFacts {
   const { requestId, traceId, startedAt, headers } = c.var.call;
   const { method } = c.req.raw;
   const header = (name: string): string | null => headers.get(name)?.slice(0, MAX_HEADER_CHARS) ?? null;
@@ -212,6 +212,13 @@ export class CallRecord {
       client: facts.client ?? undefined,
     };
   }
+}
+
+/** The record of a call whose caller is known: from here on every way out of it goes through `settle`. */
+export function openRecord(c: AppContext, policy: KeyPolicy, access: Access, route: string): CallRecord {
+  const { log, settings } = c.var.call;
+  log.settles = true;
+  return new CallRecord(factsOf(c, policy, route), { access, db: c.env.DB, log, logJoinMs: settings.logJoinMs });
 }
 
 type Always =

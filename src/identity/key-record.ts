@@ -58,6 +58,11 @@ export type Rules = {
   readonly budget: Budget | null;
 };
 
+/** Rules that were never heard of are none; whoever acts on them has asked before. */
+export function limitsNothing(rules: Rules | undefined): boolean {
+  return !rules || (rules.budget === null && Object.keys(rules.limits).length === 0);
+}
+
 /** Whether the upstream is stopped, or read to its end, when the client leaves. */
 export const ON_DISCONNECT = ["cancel", "drain"] as const;
 /** Whether a stream that runs when its key is revoked may end, or is cut. */

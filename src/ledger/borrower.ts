@@ -197,7 +197,7 @@ export class Borrower {
     this.#leave(loan);
     change(this.#held, loan, -1);
     if (this.#open?.id === loan) this.#open.left = add(this.#open.left, reserved);
-    else this.#giveAccount(loan, { unused: reserved, closed: false, ended: null, used: null });
+    else this.#giveAccount(loan, { unused: reserved });
   }
 
   /** A request that had a share has ended. */
@@ -210,7 +210,7 @@ export class Borrower {
         ended = { ...reserved, slots: 0 };
       }
     }
-    this.#giveAccount(loan, { unused: null, closed: false, ended, used });
+    this.#giveAccount(loan, { ended, used });
     // The next question tells of this, so it may be answered otherwise.
     this.#briefUntil = 0;
   }
@@ -225,7 +225,7 @@ export class Borrower {
     const { id, left } = this.#open;
     this.#open = undefined;
     this.#closing.add(id);
-    this.#giveAccount(id, { unused: isNothing(left) ? null : left, closed: false, ended: null, used: null });
+    this.#giveAccount(id, { unused: isNothing(left) ? null : left });
   }
 
   /** Closes a loan that has run out of time, or that no request is expected for. */
@@ -266,7 +266,7 @@ export class Borrower {
     for (const loan of this.#closing) {
       if (this.#held.has(loan)) continue;
       this.#closing.delete(loan);
-      this.#giveAccount(loan, { unused: null, closed: true, ended: null, used: null });
+      this.#giveAccount(loan, { closed: true });
     }
     const loans: LoanReport[] = [];
     for (const [loan, report] of this.#reports) loans.push({ loan, ...report });
@@ -320,7 +320,7 @@ export class Borrower {
     if (open && now < open.until && open.left.requests >= lent.requests) {
       // A late answer finds another loan open; the larger one is kept.
       this.#closing.add(ask.loan);
-      this.#giveAccount(ask.loan, { unused: lent, closed: false, ended: null, used: null });
+      this.#giveAccount(ask.loan, { unused: lent });
       return;
     }
     this.close();
@@ -342,7 +342,7 @@ export class Borrower {
     const { ask } = message;
     this.#askedInVain(askedAt);
     // How much was lent is not known; no more than was asked for is taken back.
-    if (ask) this.#giveAccount(ask.loan, { unused: add(ask.wanted, ask.more), closed: true, ended: null, used: null });
+    if (ask) this.#giveAccount(ask.loan, { unused: add(ask.wanted, ask.more), closed: true });
     if (message.records !== "" || message.loans.length > 0) this.unsent.push({ ...message, ask: null });
   }
 
@@ -461,7 +461,10 @@ export class Borrower {
     if (--running.count === 0) this.#running.delete(loan);
   }
 
-  #giveAccount(loan: string | null, { unused, closed, ended, used }: OpenReport): void {
+  #giveAccount(
+    loan: string | null,
+    { unused = null, closed = false, ended = null, used = null }: Partial<OpenReport>,
+  ): void {
     if (unused) this.#comingBack = add(this.#comingBack, unused);
     const report = this.#reports.get(loan);
     if (!report) {

@@ -7,7 +7,7 @@
  * for another one's. A ledger that does not answer in time costs a request its deadline, once. If it is not only late but
  * silent or broken, one request a second finds that out again, and nobody else waits.
  */
-import type { KeyPolicy, Rules } from "../identity/key-record.ts";
+import { type KeyPolicy, limitsNothing, type Rules } from "../identity/key-record.ts";
 import type { Failure } from "../wire/errors.ts";
 import { randomBase32 } from "../wire/ids.ts";
 import { type Amounts, NOTHING } from "./amounts.ts";
@@ -224,13 +224,13 @@ export class LeaseBook {
 
   /** A workspace without limits lends nothing and is told nothing; only whether it is still so has to be asked. */
   async #learnWorkspace(workspace: Borrower, access: Access): Promise<{ kind: "unreachable" } | null> {
-    if (this.#clock.now() < workspace.policyUntil || !isUnlimited(workspace.policy)) return null;
+    if (this.#clock.now() < workspace.policyUntil || !limitsNothing(workspace.policy)) return null;
     const outcome = await this.#ask(workspace, access, false);
     return outcome === "unreachable" ? { kind: outcome } : null;
   }
 
   async #holdWorkspace(workspace: Borrower, needFor: NeedFor, access: Access): Promise<Held> {
-    if (isUnlimited(workspace.policy)) return UNLIMITED_HELD;
+    if (limitsNothing(workspace.policy)) return UNLIMITED_HELD;
     const now = this.#clock.now();
     const need = needFor(workspace.policy);
     workspace.expect(need, now);
@@ -463,11 +463,6 @@ const UNASKED: Share = { loan: null, reserved: NOTHING };
 const CROWDED: Failure = { kind: "unavailable", what: "The key's ledger", retryAfterMs: 1_000 };
 const UNLIMITED_HELD: Held = { kind: "held", share: UNLIMITED, asked: false };
 const holding = (share: Share): Held => ({ kind: "held", share, asked: false });
-
-/** Rules that were never heard of are none; whoever acts on them has asked before. */
-function isUnlimited(rules: Rules | undefined): boolean {
-  return !rules || (rules.budget === null && Object.keys(rules.limits).length === 0);
-}
 
 /**
  * A clock that never goes back: what is known here is known for a span of time, and a step back would make it last for

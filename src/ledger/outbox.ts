@@ -8,6 +8,8 @@
  * is found by halving and parked. At the cap the oldest are kept and new records are counted instead of stored; money is
  * booked elsewhere and stays exact.
  */
+
+import { within } from "../within.ts";
 import { type Batch, BatchQueue, type Cap, log, type Parked, type Totals } from "./batch-queue.ts";
 
 /** How long records wait for company before they travel, ms. */
@@ -281,15 +283,8 @@ export class Outbox {
     return DONE;
   }
 
-  async #inTime<T>(work: Promise<T>): Promise<T> {
-    const ms = this.#options.deliveryDeadlineMs ?? DELIVERY_DEADLINE_MS;
-    const late = Promise.withResolvers<never>();
-    const timer = setTimeout(() => late.reject(new Error(`no answer within ${ms} ms`)), ms);
-    try {
-      return await Promise.race([work, late.promise]);
-    } finally {
-      clearTimeout(timer);
-    }
+  #inTime<T>(work: Promise<T>): Promise<T> {
+    return within(this.#options.deliveryDeadlineMs ?? DELIVERY_DEADLINE_MS, work);
   }
 
   /** Makes room by moving those that may miss records to where the others are. False: there was nothing to gain. */

@@ -7,7 +7,8 @@
  */
 import type { Batch } from "../ledger/batch-queue.ts";
 import type { Consumer } from "../ledger/outbox.ts";
-import { type Gauges, hubOf, isBusy, type Report, within } from "./hub.ts";
+import { within } from "../within.ts";
+import { type Gauges, hubOf, isBusy, type Report } from "./hub.ts";
 import { observe } from "./tally.ts";
 
 /** Records of one delivery: some 20 ms of parsing. */

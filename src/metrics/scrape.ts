@@ -3,8 +3,9 @@ import { type AppContext, fail } from "../context.ts";
 import { versionOf } from "../health.ts";
 import { clock } from "../hotpath/leases.ts";
 import { adminOr, unavailable } from "../identity/admin-auth.ts";
+import { within } from "../within.ts";
 import { CONTENT_TYPE, exposition, merge } from "./exposition.ts";
-import { hubAt, type Reading, SHARDS, within } from "./hub.ts";
+import { hubAt, type Reading, SHARDS } from "./hub.ts";
 
 /** For a try to read one shard. Two of them end before Prometheus gives up on a scrape (10 s by default). */
 const DEADLINE_MS = 4_000;

@@ -2,6 +2,7 @@
 import { err, ok, type Result } from "../../result.ts";
 import type { Failure } from "../errors.ts";
 import { scanJson, trackFields } from "../json-scan.ts";
+import { asFields } from "./usage.ts";
 
 /** More messages than this are refused by the API itself (wire notes §5.1). */
 export const MAX_MESSAGES = 100_000;
@@ -117,7 +118,7 @@ export function extrasOf({ model, extras }: RequestFacts): Extras {
   let webSearches = 0;
   const passes: string[] = compacts ? [model] : [];
   for (const tool of tools) {
-    const { type, max_uses: uses, model: named } = asFields(tool);
+    const { type, max_uses: uses, model: named } = asFields(tool) ?? {};
     if (typeof type !== "string") continue;
     const times = (unstated: number): number =>
       typeof uses === "number" && uses >= 0 ? Math.min(MAX_TIMES, Math.ceil(uses)) : unstated;
@@ -127,7 +128,7 @@ export function extrasOf({ model, extras }: RequestFacts): Extras {
     }
   }
   for (const fallback of fallbacks) {
-    const named = typeof fallback === "string" ? fallback : asFields(fallback).model;
+    const named = typeof fallback === "string" ? fallback : asFields(fallback)?.model;
     passes.push(typeof named === "string" ? named : model);
   }
   return { webSearches, passes: passes.slice(0, MAX_TIMES) };
@@ -141,8 +142,6 @@ function readIf(bytes: Uint8Array | undefined, sign: RegExp): unknown {
 }
 
 const asList = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : []);
-const asFields = (value: unknown): Readonly<Record<string, unknown>> =>
-  typeof value === "object" && value !== null ? (value as Record<string, unknown>) : {};
 
 function invalid(message: string): Result<never, Failure> {
   return err({ kind: "invalid_request", message });
