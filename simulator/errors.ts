@@ -1,4 +1,5 @@
 /** The API's errors: status, type and wording (wire notes §3). Wordings that are not documented are our own. */
+import type { Fields } from "./json.ts";
 
 export type ApiError = {
   readonly status: number;
@@ -59,8 +60,13 @@ export function isApiError<T>(value: T | ApiError): value is ApiError {
   return typeof value === "object" && value !== null && "status" in value && "message" in value;
 }
 
-/** The JSON of an error, as a body and as the data of an `error` event. */
-export function errorBody({ type, message, code }: Omit<ApiError, "status">, requestId: string): string {
+/** An error as the API tells it; `requestId` is null where it belongs to no call, in the results of a batch. */
+export function errorFields({ type, message, code }: Omit<ApiError, "status">, requestId: string | null): Fields {
   const details = code === undefined ? null : { error_code: code };
-  return JSON.stringify({ type: "error", error: { details, type, message }, request_id: requestId });
+  return { type: "error", error: { details, type, message }, request_id: requestId };
+}
+
+/** The JSON of an error, as a body and as the data of an `error` event. */
+export function errorBody(error: Omit<ApiError, "status">, requestId: string): string {
+  return JSON.stringify(errorFields(error, requestId));
 }

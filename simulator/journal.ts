@@ -1,7 +1,8 @@
 /**
  * The last requests, as they arrived and as they ended: how a test looks at the upstream side. Credentials are kept as
- * their last four characters. In the isolate's memory; the oldest entries go first.
+ * the last four characters of the key. In the isolate's memory; the oldest entries go first.
  */
+import { splitName } from "./faults.ts";
 
 const MAX_ENTRIES = 200;
 /** Longer bodies are told by their length and digest only. */
@@ -36,7 +37,7 @@ export class Entry {
       target: request.url.slice(request.url.indexOf("/", 8)),
       headers: [...request.headers].map(([name, value]) => [
         name,
-        CREDENTIALS.includes(name) ? `…${value.slice(-4)}` : value,
+        CREDENTIALS.includes(name) ? `…${splitName(value).id.slice(-4)}` : value,
       ]),
     };
   }

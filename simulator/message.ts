@@ -98,12 +98,16 @@ export type Extras = {
   readonly big_event?: number;
   /** Lets the first text never end. */
   readonly endless?: true;
+  /** Puts an event of this kind before `message_start`; a comment is none. */
+  readonly first_event?: string;
 };
 
 /** The events of a message, in the grammar of wire notes §4. */
 export function* eventsOf(parts: MessageParts, extras: Extras): Generator<Event, void, void> {
   const { id, model, reply, usage, contextManagement } = parts;
   const atStart = { ...usage, output_tokens: Math.min(1, usage.output_tokens), output_tokens_details: null };
+  if (extras.first_event === "ping") yield event("ping", {});
+  if (extras.first_event === "unknown") yield event("sim_unknown", {});
   yield event("message_start", {
     message: {
       model,

@@ -2,6 +2,7 @@
  * The models of the API and what each one can do (wire notes §5.3). Not in any source, so the simulator's own reading:
  * capability flags, the day some of the newer ones appeared, the smallest cacheable prefix of those after Opus 5.
  */
+import { pageById } from "./paging.ts";
 
 export type Model = {
   readonly id: string;
@@ -134,24 +135,7 @@ export function modelInfo(model: Model): Record<string, unknown> {
   };
 }
 
-const DEFAULT_PAGE = 20;
-const MAX_PAGE = 1000;
-
-/** `GET /v1/models`: `limit`, and `after_id` or `before_id`. A string is what is wrong with the query. */
+/** `GET /v1/models`. A string is what is wrong with the query. */
 export function modelPage(query: URLSearchParams): Record<string, unknown> | string {
-  const limit = query.get("limit") === null ? DEFAULT_PAGE : Number(query.get("limit"));
-  if (!Number.isInteger(limit) || limit < 1 || limit > MAX_PAGE) return `limit: must be from 1 to ${MAX_PAGE}`;
-  const place = (name: string): number => MODELS.findIndex((model) => model.id === query.get(name));
-  const after = query.has("after_id") ? place("after_id") : -1;
-  const before = query.has("before_id") ? place("before_id") : MODELS.length;
-  if (query.has("after_id") && after === -1) return "after_id: no such model";
-  if (query.has("before_id") && before === -1) return "before_id: no such model";
-  const range = MODELS.slice(after + 1, before);
-  const data = query.has("before_id") ? range.slice(-limit) : range.slice(0, limit);
-  return {
-    data: data.map(modelInfo),
-    has_more: data.length < range.length,
-    first_id: data[0]?.id ?? null,
-    last_id: data.at(-1)?.id ?? null,
-  };
+  return pageById(MODELS, query, modelInfo, "model");
 }

@@ -35,8 +35,8 @@ export type Reply = {
   readonly thinkingTokens: number;
 };
 
-/** The answer to a valid request whose prompt is so many tokens long. */
-export function replyTo(body: Fields, model: Model, promptTokens: number, faults: Faults): Reply {
+/** The answer to a valid request of an organization, whose prompt is so many tokens long. */
+export function replyTo(body: Fields, model: Model, promptTokens: number, faults: Faults, organization: string): Reply {
   const messages = asList(body.messages) as readonly Fields[];
   const turn = lastTurn(messages);
   const room = Math.max(0, model.contextTokens - promptTokens);
@@ -59,7 +59,7 @@ export function replyTo(body: Fields, model: Model, promptTokens: number, faults
   if (thinks(body, turn)) {
     const shown = asFields(body.thinking)?.display !== "omitted";
     const pieces = tokenize(`The user wants: ${firstChars(turn.asked, 80)}. I shall answer that.`, left);
-    const signature = sign(model.id, messages, shown ? pieces.join("") : "");
+    const signature = sign({ organization, model: model.id }, messages, shown ? pieces.join("") : "");
     blocks.push({ type: "thinking", pieces, shown, signature });
     thinkingTokens = pieces.length;
     left -= pieces.length;

@@ -1,6 +1,6 @@
 /**
- * Signatures of thinking blocks. A signature holds for one model, one thinking text and one exact prefix of the
- * conversation, so an edited history is found out. What a client may do without harm is no part of the prefix: move its
+ * Signatures of thinking blocks. A signature holds for one organization, one model, one thinking text and one exact prefix
+ * of the conversation, so an edited history is found out, and one that was moved to another account. What a client may do without harm is no part of the prefix: move its
  * cache breakpoints, order the keys of its JSON otherwise, leave out null fields, drop older thinking.
  */
 import { Digest } from "./digest.ts";
@@ -10,25 +10,29 @@ import { asList, asText, blocksOf, type Fields } from "./json.ts";
 /** Only this simulator's signatures are right here: one from another source must not pass by luck. */
 const SEAL = "sluice-simulator";
 
+/** Whose thinking it is: an organization's id, and a model. */
+export type Signer = { readonly organization: string; readonly model: string };
+
 /** The signature of a thinking block that follows these whole messages. */
-export function sign(model: string, messages: readonly Fields[], thinking: string): string {
+export function sign(signer: Signer, messages: readonly Fields[], thinking: string): string {
   const prefix = new Digest();
   for (const message of messages) addMessage(prefix, message);
-  return seal(model, prefix.hex, [], thinking);
+  return seal(signer, prefix.hex, [], thinking);
 }
 
 /** `before`: the blocks of the same turn that stand before the thinking. */
-function seal(model: string, prefix: string, before: readonly Fields[], thinking: string): string {
+function seal(signer: Signer, prefix: string, before: readonly Fields[], thinking: string): string {
+  const { organization, model } = signer;
   const digest = new Digest();
-  for (const part of [SEAL, model, prefix, ...before.map(canonical), thinking]) digest.update(part);
-  return btoa(`${SEAL}|${model}|${digest.hex}`);
+  for (const part of [SEAL, organization, model, prefix, ...before.map(canonical), thinking]) digest.update(part);
+  return btoa(`${SEAL}|${organization}|${model}|${digest.hex}`);
 }
 
 /**
- * Checks every thinking block of the history. Blocks of another model are not checked: the API ignores those. A block
- * whose text was omitted is signed over no text.
+ * Checks every thinking block of the history: first its organization, then its model, then its prefix. Blocks of another
+ * model are not checked further: the API ignores those. A block whose text was omitted is signed over no text.
  */
-export function verifySignatures(model: string, body: Fields): ApiError | undefined {
+export function verifySignatures(reader: Signer, body: Fields): ApiError | undefined {
   const messages = asList(body.messages) as readonly Fields[];
   if (!messages.some((message) => message.role === "assistant" && blocksOf(message.content).some(isThinking))) {
     return undefined;
@@ -40,10 +44,13 @@ export function verifySignatures(model: string, body: Fields): ApiError | undefi
       if (block.type !== "thinking") continue;
       const signature = asText(block.signature) ?? "";
       const signer = signerOf(signature);
-      if (signer !== undefined && signer !== model) continue;
+      if (signer && signer.organization !== reader.organization) {
+        return invalid(`${wrongSignature(i, j)}: it was created under another organization`);
+      }
+      if (signer && signer.model !== reader.model) continue;
       const before = blocks.slice(0, j).filter((other) => !isThinking(other));
-      if (signature !== seal(model, prefix.hex, before, asText(block.thinking) ?? "")) {
-        return invalid(`messages.${i}.content.${j}: Invalid \`signature\` in \`thinking\` block`);
+      if (signature !== seal(reader, prefix.hex, before, asText(block.thinking) ?? "")) {
+        return invalid(wrongSignature(i, j));
       }
     }
     addMessage(prefix, message);
@@ -51,11 +58,14 @@ export function verifySignatures(model: string, body: Fields): ApiError | undefi
   return undefined;
 }
 
-/** The model that a signature names; undefined when the simulator never made it. */
-function signerOf(signature: string): string | undefined {
+const wrongSignature = (i: number, j: number): string =>
+  `messages.${i}.content.${j}: Invalid \`signature\` in \`thinking\` block`;
+
+/** Whom a signature names; undefined when the simulator never made it. */
+function signerOf(signature: string): Signer | undefined {
   try {
-    const [seal, model] = atob(signature).split("|");
-    return seal === SEAL ? model : undefined;
+    const [seal, organization, model] = atob(signature).split("|");
+    return seal === SEAL && organization !== undefined && model !== undefined ? { organization, model } : undefined;
   } catch {
     return undefined;
   }

@@ -8,6 +8,9 @@ import type { Entry } from "./journal.ts";
 import { type Event, eventsOf, type MessageParts } from "./message.ts";
 
 const DEFAULT_DRIP_MS = 10;
+/** `pings_after` without `pace`. */
+const DEFAULT_PING_MS = 100;
+const PING: Event = { name: "ping", data: '{"type":"ping"}' };
 /** Pieces of `chunk` that go out before the runtime gets a breath to send them: one for each would take its time. */
 const PIECES_PER_BREATH = 8;
 /** Between the last byte and a cut: an error overtakes what the runtime has not sent yet. */
@@ -32,24 +35,32 @@ export function streamBody(parts: MessageParts, faults: Faults, delivery: Delive
   return play(byteSteps(events, faults), faults, delivery);
 }
 
-/** The body of an answer that is not streamed. Without a fault it is the text itself. */
-export function jsonBody(text: string, faults: Faults, delivery: Delivery): ReadableStream<Uint8Array> | string {
-  const whole = faults.malformed === undefined ? text : text.slice(0, -2);
+/** The body of an answer that is not streamed. Without a fault it is what it was given. */
+export function wholeBody(
+  body: string | Uint8Array,
+  faults: Faults,
+  delivery: Delivery,
+): ReadableStream<Uint8Array> | Uint8Array | string {
+  const whole = faults.malformed === undefined ? body : body.slice(0, -2);
   if (!BYTE_FAULTS.some((name) => faults[name] !== undefined)) {
     delivery.entry.end("complete");
     return whole;
   }
-  const steps: Step[] = [{ do: "write", bytes: encoder.encode(whole), event: false }];
+  const steps: Step[] = [
+    { do: "write", bytes: typeof whole === "string" ? encoder.encode(whole) : whole, event: false },
+  ];
   return play(byteSteps(steps, faults), faults, delivery);
 }
 
 /** One write for each event, with the faults that concern events. */
 export function* eventSteps(events: Iterable<Event>, faults: Faults, requestId: string): Generator<Step, void, void> {
   const lineEnd = faults.crlf ? "\r\n" : faults.cr ? "\r" : "\n";
+  let count = 0;
   const write = ({ name, data }: Event): Step => {
     const padded = faults.padded ? data.replace(/\}$/, `${" ".repeat(data.length % 17)}}`) : data;
-    const comment = faults.comments ? `: keep-alive${lineEnd}` : "";
-    const text = `${comment}event: ${name}${lineEnd}data: ${padded}${lineEnd}${lineEnd}`;
+    const comment = `${faults.comments ? `: keep-alive${lineEnd}` : ""}${faults.nul ? `: \0${lineEnd}` : ""}`;
+    const fields = `${faults.no_names ? "" : `event: ${name}${lineEnd}`}${faults.sse_fields ? `id: ${count}${lineEnd}retry: 3000${lineEnd}` : ""}`;
+    const text = `${comment}${fields}data: ${padded}${lineEnd}${lineEnd}`;
     return { do: "write", bytes: encoder.encode(text), event: true };
   };
   const failure = (type: string): Step =>
@@ -61,6 +72,9 @@ export function* eventSteps(events: Iterable<Event>, faults: Faults, requestId: 
       ),
     });
   if (faults.bom) yield { do: "write", bytes: encoder.encode("\uFEFF"), event: false };
+  if (faults.first_event === "comment") {
+    yield { do: "write", bytes: encoder.encode(`: first${lineEnd}${lineEnd}`), event: false };
+  }
   if (faults.error_first) return yield failure(faults.error_first);
   /** What happens after so many events; undefined when the stream goes on. */
   const turn = (count: number): Step | "end" | undefined => {
@@ -69,8 +83,13 @@ export function* eventSteps(events: Iterable<Event>, faults: Faults, requestId: 
     if (faults.cut_after === count) return { do: "break" };
     return faults.end_after === count ? "end" : undefined;
   };
-  let count = 0;
   for (const event of events) {
+    if (faults.pings_after === count) {
+      for (; ; count++) {
+        yield write(PING);
+        yield { do: "wait", ms: faults.pace ?? DEFAULT_PING_MS };
+      }
+    }
     const instead = turn(count);
     if (instead === "end") return;
     if (instead) return yield instead;
@@ -84,7 +103,7 @@ export function* eventSteps(events: Iterable<Event>, faults: Faults, requestId: 
 
 /** Lays the faults that concern bytes over the writes: size of pieces, cut or end after a number of bytes. */
 export function* byteSteps(steps: Iterable<Step>, faults: Faults): Generator<Step, void, void> {
-  const limit = faults.cut ?? faults.end ?? Number.POSITIVE_INFINITY;
+  const limit = faults.cut ?? faults.end ?? faults.silence ?? Number.POSITIVE_INFINITY;
   const size = faults.drip ?? faults.chunk ?? Number.POSITIVE_INFINITY;
   const breath: Step = { do: "wait", ms: faults.drip ? (faults.drip_ms ?? DEFAULT_DRIP_MS) : 0 };
   const piecesPerBreath = faults.drip ? 1 : PIECES_PER_BREATH;
@@ -105,15 +124,26 @@ export function* byteSteps(steps: Iterable<Step>, faults: Faults): Generator<Ste
     sent += bytes.length;
     if (sent >= limit) {
       if (faults.cut !== undefined) yield { do: "break" };
+      else if (faults.end === undefined) yield { do: "hang" };
       return;
     }
   }
 }
 
 /** Faults that only a stream of bytes can play. */
-const BYTE_FAULTS: readonly (keyof Faults)[] = ["cut", "end", "drip", "chunk"];
+const BYTE_FAULTS: readonly (keyof Faults)[] = ["cut", "end", "silence", "drip", "chunk"];
 /** Faults that need time, break something or never end; the rest is written at once, which keeps load tests cheap. */
-const TIMED: readonly (keyof Faults)[] = ["pace", "drip", "chunk", "cut", "cut_after", "silence_after", "endless"];
+const TIMED: readonly (keyof Faults)[] = [
+  "pace",
+  "drip",
+  "chunk",
+  "cut",
+  "cut_after",
+  "silence",
+  "silence_after",
+  "pings_after",
+  "endless",
+];
 
 function play(steps: Generator<Step, void, void>, faults: Faults, delivery: Delivery): ReadableStream<Uint8Array> {
   return TIMED.some((name) => faults[name] !== undefined) ? playInTime(steps, delivery) : playAtOnce(steps, delivery);

@@ -1,6 +1,6 @@
 /** Every fault, on the wire. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { type Running, startSimulator } from "./running.ts";
+import { KEY, type Running, startSimulator } from "./running.ts";
 import { accumulate, type Json, MODEL, parseSse } from "./support.ts";
 
 let simulator: Running;
@@ -81,6 +81,69 @@ describe("before the answer", () => {
     await expect.poll(async () => (await simulator.journal())[0]?.outcome).toBe("client_gone");
   });
 
+  it("F-02: says when to come back in odd ways: retry_after, retry_after_ms, retry_after_date", async () => {
+    for (const value of ["-1", "abc", "99999999"]) {
+      const response = await simulator.post(body(`+status=429+retry_after=${value}+retry_after_ms=${value}`));
+      const { headers } = response;
+      expect([headers.get("retry-after"), headers.get("retry-after-ms")]).toEqual([value, value]);
+    }
+    const before = Math.floor(Date.now() / 1000) * 1000;
+    const dated = await simulator.post(body("+status=429+retry_after_date=30"));
+    const text = dated.headers.get("retry-after") ?? "";
+    expect(new Date(Date.parse(text)).toUTCString()).toBe(text);
+    expect(Date.parse(text)).toBeGreaterThanOrEqual(before + 30_000);
+    expect(Date.parse(text)).toBeLessThanOrEqual(Date.now() + 30_000);
+  });
+
+  it("F-03: fails so many times and is well again: fail_times, fail_id", async () => {
+    const statuses: number[] = [];
+    for (let i = 0; i < 4; i++) {
+      statuses.push((await simulator.post(body("+status=529+fail_times=2+fail_id=f03"))).status);
+    }
+    expect(statuses).toEqual([529, 529, 200, 200]);
+  });
+
+  it("F-30: fails for so long and is well again: fail_ms", async () => {
+    const status = async (): Promise<number> =>
+      (await simulator.post(body("+status=529+fail_ms=300+fail_id=f30"))).status;
+    expect(await status()).toBe(529);
+    await expect.poll(status).toBe(200);
+  });
+
+  it("F-29: takes faults behind the key, so that accounts fail differently, and hides them in the journal", async () => {
+    const statuses: number[] = [];
+    for (const key of ["sk-ant-pool-one1+status=429", "sk-ant-pool-two2+status=500+error_type=api_error", KEY]) {
+      statuses.push((await simulator.post(body(""), { "x-api-key": key })).status);
+    }
+    expect(statuses).toEqual([429, 500, 200]);
+    const [, , first] = await simulator.journal(3);
+    expect(Object.fromEntries(first?.headers as [string, string][])["x-api-key"]).toBe("…one1");
+    const won = await simulator.post(body("+status=503"), { "x-api-key": "sk-ant-pool-one1+status=429" });
+    expect(won.status).toBe(503);
+    const models = await fetch(`${simulator.url}/v1/models`, {
+      headers: { authorization: "Bearer sk-ant-pool-one1+status=429", "anthropic-version": "2026-10-21" },
+    });
+    expect(models.status).toBe(429);
+    const same = await simulator.post(body(""), { "x-api-key": "sk-ant-pool-one1" });
+    expect(same.headers.get("anthropic-organization-id")).toBe(won.headers.get("anthropic-organization-id"));
+  });
+
+  it("F-21: answers with two headers of one name, or very large ones: double_headers, big_headers", async () => {
+    const doubled = await simulator.post(body("+double_headers"));
+    expect(doubled.headers.getSetCookie()).toEqual(["sim=1", "sim=2"]);
+    expect(doubled.headers.get("x-sim-double")).toBe("1, 2");
+    const large = await simulator.post(body("+big_headers=10000"));
+    const padding = [...large.headers].filter(([name]) => name.startsWith("x-sim-padding-"));
+    expect(padding.reduce((sum, [, value]) => sum + value.length, 0)).toBe(10_000);
+  });
+
+  it("F-25: leaves the body unread for so long: slow_body", async () => {
+    const slow = { "anthropic-sim-fault": "slow_body=300" };
+    expect(await timed(() => simulator.post(body(""), slow))).toBeGreaterThan(290);
+    await simulator.raw(body(""), { after: 300, how: "reset" }, "slow_body=60000");
+    await expect.poll(async () => (await simulator.journal())[0]?.outcome).toBe("client_gone");
+  });
+
   it("tells the wrong knob by its name", async () => {
     const response = await simulator.post(body("+pace=slow"));
     expect(response.status).toBe(400);
@@ -145,6 +208,39 @@ describe("in the stream", () => {
     await expect.poll(async () => (await simulator.journal())[0]).toMatchObject({ outcome: "client_gone", events: 4 });
   });
 
+  it("F-11: sends headers and then nothing: silence_after=0, silence=0", async () => {
+    for (const fault of ["+silence_after=0", "+silence=0"]) {
+      const response = await simulator.post(body(fault));
+      expect(response.status).toBe(200);
+      await response.body?.cancel();
+    }
+  });
+
+  it("falls silent after so many bytes: silence", async () => {
+    const { bytes, ended } = await simulator.raw(body("+silence=700"), { after: 500, how: "reset" });
+    expect([bytes.length, ended]).toEqual([700, false]);
+  });
+
+  it("F-13: goes on with pings alone, for ever: pings_after", async () => {
+    const { bytes, ended } = await simulator.raw(body("+pings_after=2+pace=10"), { after: 500, how: "fin" });
+    const names = namesIn(bytes.toString());
+    expect(names.slice(0, 2)).toEqual(["message_start", "content_block_start"]);
+    expect(names.length).toBeGreaterThan(5);
+    expect([new Set(names.slice(2)), ended]).toEqual([new Set(["ping"]), false]);
+    await expect.poll(async () => (await simulator.journal())[0]?.outcome).toBe("client_gone");
+  });
+
+  it("begins with something else than the message: first_event", async () => {
+    const plain = (text: string): string => text.replaceAll(/msg_\w+|req_\w+/g, "id");
+    const usual = plain(await streamed(""));
+    const [ping, unknown, comment] = await Promise.all(
+      ["ping", "unknown", "comment"].map(async (kind) => plain(await streamed(`+first_event=${kind}`))),
+    );
+    expect(ping).toBe(`event: ping\ndata: {"type":"ping"}\n\n${usual}`);
+    expect(unknown).toBe(`event: sim_unknown\ndata: {"type":"sim_unknown"}\n\n${usual}`);
+    expect(comment).toBe(`: first\n\n${usual}`);
+  });
+
   it("can fall silent after its last event", async () => {
     const { bytes, ended } = await simulator.raw(body("+silence_after=11"), { after: 500, how: "reset" });
     expect([namesIn(bytes.toString()).at(-1), ended]).toEqual(["message_stop", false]);
@@ -194,6 +290,16 @@ describe("in the stream", () => {
     expect(padded.replaceAll(/ +\}$/gm, "}")).toBe(usual);
   });
 
+  it("F-18: has fields that clients skip, or no names of events: sse_fields, nul, no_names", async () => {
+    const plain = (text: string): string => text.replaceAll(/msg_\w+|req_\w+/g, "id");
+    const usual = plain(await streamed(""));
+    expect(plain(await streamed("+no_names"))).toBe(usual.replaceAll(/^event: .*\n/gm, ""));
+    expect(plain(await streamed("+nul")).replaceAll(": \0\n", "")).toBe(usual);
+    const fields = plain(await streamed("+sse_fields"));
+    expect(fields.match(/^id: \d+$/gm)).toEqual(namesIn(usual).map((_, i) => `id: ${i}`));
+    expect(fields.replaceAll(/^id: \d+\nretry: 3000\n/gm, "")).toBe(usual);
+  });
+
   it("carries events that nobody knows, and large ones: unknown_event, big_event", async () => {
     expect(namesIn(await streamed("+unknown_event"))).toContain("sim_unknown");
     const grown = (await streamed("+big_event=100000")).length - (await streamed("")).length;
@@ -221,6 +327,8 @@ describe("in an answer that is not streamed", () => {
   it("cuts, ends early, drips and breaks the JSON", async () => {
     const cut = await simulator.raw(body("+cut=100", whole));
     expect([cut.bytes.length, cut.ended]).toEqual([100, false]);
+    const silent = await simulator.raw(body("+silence=100", whole), { after: 400, how: "reset" });
+    expect([silent.bytes.length, silent.ended]).toEqual([100, false]);
     const end = await simulator.raw(body("+end=100", whole));
     expect([end.bytes.length, end.ended]).toEqual([100, true]);
     expect(await timed(() => streamed("+drip=100+drip_ms=40", whole))).toBeGreaterThan(150);

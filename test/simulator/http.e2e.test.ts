@@ -39,6 +39,22 @@ it("gives every answer a request id, and workspace and rate limits to who is rec
   expect(unknown.status).toBe(401);
 });
 
+it("U-18: tells organization and workspace by the key, and refuses thinking of another organization", async () => {
+  const thinking = { thinking: { type: "adaptive" }, max_tokens: 500 };
+  const first = await simulator.post({ ...body, ...thinking }, { "x-api-key": "sk-ant-org-one-1" });
+  const { content } = (await first.json()) as { content: Json[] };
+  const messages = [...body.messages, { role: "assistant", content }, ...body.messages];
+  const next = (key: string): Promise<Response> =>
+    simulator.post({ ...body, ...thinking, messages }, { "x-api-key": key });
+  const [same, other] = await Promise.all([next("sk-ant-org-one-2"), next("sk-ant-org-two-1")]);
+  expect([same.status, other.status]).toEqual([200, 400]);
+  expect(await other.text()).toContain("messages.1.content.0: Invalid `signature` in `thinking` block");
+  for (const name of ["anthropic-organization-id", "anthropic-workspace-id"]) {
+    expect(same.headers.get(name)).toBe(first.headers.get(name));
+    expect(other.headers.get(name)).not.toBe(first.headers.get(name));
+  }
+});
+
 it("streams without a length, as events", async () => {
   const response = await simulator.post({ ...body, stream: true });
   expect(Object.fromEntries(response.headers)).toMatchObject({
@@ -61,6 +77,10 @@ it.each([
 ] as const)("%s %s is %i", async (method, path, status) => {
   const headers = { "x-api-key": KEY, "anthropic-version": "2023-06-01" };
   expect((await fetch(`${simulator.url}${path}`, { method, headers })).status).toBe(status);
+});
+
+it("accepts unknown fields, also those that an error has", async () => {
+  expect((await simulator.post({ ...body, status: 1, message: "x" })).status).toBe(200);
 });
 
 it("ignores the query of a path", async () => {

@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { messageOf } from "../../simulator/message.ts";
 import { sample } from "../../simulator/sample.ts";
 import { tokenize } from "../../simulator/tokens.ts";
-import { answered, ask, type Json, TOOLS } from "./support.ts";
+import { answered, ask, type Json, MODEL, TOOLS } from "./support.ts";
 
 const user = (content: unknown): Json => ({ role: "user", content });
 const say = (text: string): Json => user(`say: ${text}`);
@@ -257,6 +257,14 @@ describe("thinking", () => {
         : content,
     }));
     expect(typeof next(stripped)).toBe("object");
+  });
+
+  it("U-18: is refused, by its place, in another organization, also when the model is another", () => {
+    for (const model of [MODEL, "claude-opus-5"]) {
+      expect(ask({ model, messages: [...turn(), say("on")] }, { scope: "other" })).toBe(
+        "400 invalid_request_error messages.1.content.0: Invalid `signature` in `thinking` block: it was created under another organization",
+      );
+    }
   });
 
   it("is accepted by another model, which ignores it", () => {

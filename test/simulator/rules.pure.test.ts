@@ -2,9 +2,10 @@
 import { describe, expect, it } from "vitest";
 import { authenticate } from "../../simulator/authenticate.ts";
 import { isApiError } from "../../simulator/errors.ts";
-import { pairsOf, parseFaults, splitModel } from "../../simulator/faults.ts";
+import { Failures, type Faults, pairsOf, parseFaults, splitName } from "../../simulator/faults.ts";
 import { Accounts, limitsOf } from "../../simulator/limits.ts";
 import { findModel, MODELS, modelInfo, modelPage } from "../../simulator/models.ts";
+import { organizationOf } from "../../simulator/organization.ts";
 import { asVersion } from "../../simulator/validate.ts";
 import { ask, type Json, MODEL } from "./support.ts";
 
@@ -122,12 +123,14 @@ describe("credentials", () => {
     expect(call({ "x-api-key": "sk-ant-1" })).toBe("sk-ant-1");
     expect(call({ authorization: "bearer sk-ant-1" })).toBe("sk-ant-1");
     expect(call({ authorization: "Bearer sk-ant-1", "x-api-key": "sk-ant-1" })).toBe("sk-ant-1");
+    expect(call({ "x-api-key": "sk-ant-1+status=529" })).toBe("sk-ant-1");
   });
 
   it.each([
     [{}, 401, "x-api-key header is required"],
     [{ "x-api-key": "" }, 401, "invalid x-api-key"],
     [{ "x-api-key": "sk-ant-" }, 401, "invalid x-api-key"],
+    [{ "x-api-key": "sk-ant-+status=529" }, 401, "invalid x-api-key"],
     [{ "x-api-key": "sk-other" }, 401, "invalid x-api-key"],
     [{ authorization: "Basic x" }, 401, "x-api-key header is required"],
     [{ authorization: "Bearer sk-ant-1", "x-api-key": "sk-ant-2" }, 401, "invalid x-api-key"],
@@ -142,7 +145,7 @@ describe("faults", () => {
   it("are read from a header and from a model's suffix", () => {
     expect(parseFaults(pairsOf("anthropic=1"))).toMatch(/no such fault/);
     expect(parseFaults(pairsOf(" ttfb=500; pace=20 ;cut=813;"))).toEqual({ ttfb: 500, pace: 20, cut: 813 });
-    expect(splitModel(`${MODEL}+ttfb=5+endless`)).toEqual({ id: MODEL, pairs: ["ttfb=5", "endless"] });
+    expect(splitName(`${MODEL}+ttfb=5+endless`)).toEqual({ id: MODEL, pairs: ["ttfb=5", "endless"] });
     expect(parseFaults(["location=/a?b=c", "content_type=text/html"])).toEqual({
       location: "/a?b=c",
       content_type: "text/html",
@@ -165,10 +168,48 @@ describe("faults", () => {
     "should_retry=maybe",
     "nothing=1",
     "chunk=0",
+    "retry_after=",
+    "first_event=message",
+    "fail_times=1",
+    "fail_ms=1",
+    "fail_id=a b",
     "events=1000000",
   ])("name the knob that is wrong: %s", (pair) => {
     const all = pair.startsWith("events") ? [pair, "bytes=1000"] : [pair];
     expect(parseFaults(all)).toMatch(new RegExp(`^fault ${pair.split("=")[0]}: `));
+  });
+});
+
+describe("a fault that heals", () => {
+  const faults = (pairs: string): Faults => parseFaults(pairsOf(pairs)) as Faults;
+
+  it("strikes the first calls with its id, whatever else they ask for, and no others", () => {
+    const failures = new Failures();
+    const [one, other] = [faults("status=529;fail_times=2;fail_id=a"), faults("status=500;fail_times=1;fail_id=b")];
+    const struck = [one, one, other, one, other].map((each) => failures.next(each, 0).status);
+    expect(struck).toEqual([529, 529, 500, undefined, undefined]);
+    expect(failures.next(faults("status=529"), 0).status).toBe(529);
+  });
+
+  it("strikes for so long after its first call", () => {
+    const failures = new Failures();
+    const down = faults("status=529;fail_ms=1000;fail_id=a");
+    expect([5, 500, 1004, 1005].map((now) => failures.next(down, now).status)).toEqual([529, 529, 529, undefined]);
+  });
+});
+
+describe("organizations", () => {
+  it("are one for each key, with ids of the right form", () => {
+    const ids = Array.from({ length: 2000 }, (_, i) => organizationOf(`sk-ant-${i}`).id);
+    expect(new Set(ids).size).toBe(2000);
+    for (const id of ids) expect(id).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12}$/);
+    expect(organizationOf("sk-ant-1")).toEqual(organizationOf("sk-ant-1"));
+    expect(organizationOf("sk-ant-1").workspace).not.toBe(organizationOf("sk-ant-2").workspace);
+  });
+
+  it("are shared by keys that name one", () => {
+    expect(organizationOf("sk-ant-org-acme-1")).toEqual(organizationOf("sk-ant-org-acme-2"));
+    expect(organizationOf("sk-ant-org-acme-1").id).not.toBe(organizationOf("sk-ant-org-other-1").id);
   });
 });
 

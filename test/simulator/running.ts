@@ -11,7 +11,11 @@ export type Running = LocalWorker & {
   /** The newest entries of the journal. */
   journal(limit?: number): Promise<Json[]>;
   /** One call over a bare socket: every byte of the body that came, and whether the body was ended properly. */
-  raw(body: Json, leave?: { after: number; how: "fin" | "reset" }): Promise<{ bytes: Buffer; ended: boolean }>;
+  raw(
+    body: Json,
+    leave?: { after: number; how: "fin" | "reset" },
+    fault?: string,
+  ): Promise<{ bytes: Buffer; ended: boolean }>;
 };
 
 export async function startSimulator(): Promise<Running> {
@@ -35,13 +39,13 @@ export async function startSimulator(): Promise<Running> {
       const response = await fetch(`${worker.url}/sim/requests?limit=${limit}`);
       return ((await response.json()) as { data: Json[] }).data;
     },
-    raw: (body, leave) =>
+    raw: (body, leave, fault = "") =>
       new Promise((resolve) => {
         const text = JSON.stringify(body);
         const pieces: Buffer[] = [];
         const socket = connect(worker.port, "127.0.0.1", () => {
           socket.write(
-            `POST /v1/messages HTTP/1.1\r\nhost: sim\r\nconnection: close\r\nx-api-key: ${KEY}\r\nanthropic-version: 2026-10-21\r\ncontent-length: ${Buffer.byteLength(text)}\r\n\r\n${text}`,
+            `POST /v1/messages HTTP/1.1\r\nhost: sim\r\nconnection: close\r\nx-api-key: ${KEY}\r\nanthropic-version: 2026-10-21\r\nanthropic-sim-fault: ${fault}\r\ncontent-length: ${Buffer.byteLength(text)}\r\n\r\n${text}`,
           );
           if (leave) setTimeout(() => (leave.how === "fin" ? socket.destroy() : socket.resetAndDestroy()), leave.after);
         });

@@ -1,8 +1,8 @@
 /** The simulated Claude accepted by the real SDKs, stable and beta helpers, at every size of chunk. */
-import Anthropic from "@anthropic-ai/sdk";
-import Anthropic0 from "anthropic-sdk-0";
+import type Anthropic from "@anthropic-ai/sdk";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { KEY, type Running, startSimulator } from "./running.ts";
+import { type Running, startSimulator } from "./running.ts";
+import { clientOf, SDKS } from "./sdks.ts";
 import { type Json, MODEL, TOOLS } from "./support.ts";
 
 let simulator: Running;
@@ -30,13 +30,6 @@ const PROMPTS: [string, Params][] = [
   ["an unknown event", { ...ask("say: x"), model: `${MODEL}+unknown_event+comments+padded` }],
 ];
 
-// One SDK's types stand for both: the calls below are the same in each.
-const clients = {
-  "1.11.0": (options: Json = {}) => new Anthropic({ baseURL: simulator.url, apiKey: KEY, maxRetries: 0, ...options }),
-  "0.137.0": (options: Json = {}) =>
-    new Anthropic0({ baseURL: simulator.url, apiKey: KEY, maxRetries: 0, ...options }) as unknown as Anthropic,
-};
-
 /** A message without what differs from request to request. */
 function content(message: unknown): Json {
   const { id: _, _request_id, _workspace_id, parsed_output, ...rest } = JSON.parse(JSON.stringify(message)) as Json;
@@ -44,8 +37,8 @@ function content(message: unknown): Json {
   return rest;
 }
 
-describe.each(Object.entries(clients))("SDK %s", (version, make) => {
-  const errors = version.startsWith("0") ? (Anthropic0 as unknown as typeof Anthropic) : Anthropic;
+describe.each(SDKS)("SDK %s", (_version, errors) => {
+  const make = (options: Json = {}): Anthropic => clientOf(errors, simulator, options);
 
   describe.each(PROMPTS)("%s", (_, params) => {
     it.each([1, 3, 64, 0])("is the same streamed in chunks of %i bytes (0: whole) and not streamed", async (size) => {
