@@ -119,5 +119,6 @@ function shown(row: AuditRecord) {
     stream: row.stream === 1,
     estimated: row.estimated === 1,
     drained: row.drained === 1,
+    replayed: row.replayed === 1,
   };
 }

@@ -47,6 +47,14 @@ export type AuditRecord = {
   readonly denial: Denial | null;
   /** Who admitted the call: the isolate from its lease, the ledger itself, or nobody, because none could be reached. */
   readonly admission: "lease" | "ledger" | "fail_open" | null;
+  /** The upstream that was asked last. Null: none was. */
+  readonly upstream: string | null;
+  /** How often an upstream was asked. */
+  readonly attempts: number;
+  /** What the response cache did for it. Null: it had no part in the call. */
+  readonly cache: "hit" | "miss" | "bypass" | null;
+  /** 1: the answer is that of an earlier call with the same idempotency key, which paid for it. */
+  readonly replayed: 0 | 1;
   /** How long admission waited for the ledger. Null: the call was refused before. */
   readonly ledger_ms: number | null;
   /** 1: the client had left and the answer was read to its end all the same. */

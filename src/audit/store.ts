@@ -43,6 +43,10 @@ const COLUMNS: Readonly<Record<keyof AuditRecord, Missing>> = {
   admission: "null",
   ledger_ms: "null",
   drained: 0,
+  upstream: "null",
+  attempts: 0,
+  cache: "null",
+  replayed: 0,
 };
 export const AUDIT_COLUMNS = Object.keys(COLUMNS) as (keyof AuditRecord)[];
 

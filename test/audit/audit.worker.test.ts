@@ -132,7 +132,7 @@ describe("GET /admin/audit", () => {
     await store([record]);
     const { data } = await list("workspace=ws_shown");
     expect(data).toEqual([
-      { ...record, at: "2026-03-01T12:00:00.000Z", stream: true, estimated: true, drained: false },
+      { ...record, at: "2026-03-01T12:00:00.000Z", stream: true, estimated: true, drained: false, replayed: false },
     ]);
   });
 
