@@ -1,7 +1,7 @@
 /**
- * What the control plane's records have in common. Two places know one: D1, for people, and its ledger, which enforces
- * it. A change is stored first and enforced next. If the second step fails the answer says so, and repeating the same
- * change completes it: its version is higher, so the ledger takes it.
+ * What the control plane's records have in common. Two places know one: D1, for people, and the object that enforces
+ * it, its ledger or the upstream pool. A change is stored first and enforced next. If the second step fails the answer
+ * says so, and repeating the same change completes it: its version is higher, so the object takes it.
  */
 import { type AppContext, fail, json } from "../context.ts";
 import { reachLedger, unavailable } from "../identity/admin-auth.ts";
@@ -9,21 +9,21 @@ import type { Budget, KeyLimits, Rules } from "../identity/key-record.ts";
 import { err, ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
 
-type Enforced = Rules & { readonly updated_at: number };
+type Enforced = { readonly id: string; readonly version: number; readonly updated_at: number };
 
 /** A sort of record: how it is called, found, stored, enforced and answered. */
 export type RecordKind<R extends Enforced> = {
   readonly noun: string;
   readonly idPattern: RegExp;
-  /** The name of the ledger that enforces it. */
-  readonly ledger: (id: string) => string;
+  /** What enforces it, as a message names it. */
+  readonly enforcer: string;
+  /** Tells that what to enforce. Bears repeating. */
+  readonly enforce: (c: AppContext, record: R) => Promise<Result<void, "unreachable">>;
   readonly get: (db: D1Database, id: string) => Promise<R | null>;
   /** Replaces the version before; false when somebody else was faster. */
   readonly update: (db: D1Database, record: R) => Promise<boolean>;
-  /** The part that is enforced. */
-  readonly rules: (record: R) => Rules;
   /** The record as it is answered. */
-  readonly shown: (record: R) => object;
+  readonly shown: (record: R, c: AppContext) => object | Promise<object>;
 };
 
 /**
@@ -54,13 +54,10 @@ export async function withRecord<R extends Enforced>(
   });
 }
 
-/** Tells a record's ledger what it is to enforce. */
-export function enforce<R extends Enforced>(
-  c: AppContext,
-  kind: RecordKind<R>,
-  record: R,
-): Promise<Result<void, "unreachable">> {
-  return reachLedger(c, kind.ledger(record.id), (ledger) => ledger.putPolicy(kind.rules(record)));
+/** Has a record's rules enforced by the ledger of that name. */
+export function byLedger<R extends Enforced>(ledgerOf: (id: string) => string, rulesOf: (record: R) => Rules) {
+  return (c: AppContext, record: R): Promise<Result<void, "unreachable">> =>
+    reachLedger(c, ledgerOf(record.id), (ledger) => ledger.putPolicy(rulesOf(record)));
 }
 
 /**
@@ -75,7 +72,7 @@ export async function change<R extends Enforced>(
   changes: Partial<R>,
   key?: string,
 ): Promise<Response> {
-  const { noun } = kind;
+  const { noun, enforcer } = kind;
   const next: R = { ...record, ...changes, version: record.version + 1, updated_at: c.var.call.startedAt };
   return stored(
     c,
@@ -84,18 +81,16 @@ export async function change<R extends Enforced>(
         const message = `The ${noun} was changed by somebody else in the meantime. Read it and try again.`;
         return fail(c, { kind: "conflict", message });
       }
-      if ((await enforce(c, kind, next)).ok) {
-        return json(c, 200, { ...kind.shown(next), ...(key === undefined ? {} : { key }) });
+      if ((await kind.enforce(c, next)).ok) {
+        return json(c, 200, { ...(await kind.shown(next, c)), ...(key === undefined ? {} : { key }) });
       }
       if (key !== undefined && (await kind.update(c.env.DB, { ...record, version: next.version + 1 }))) {
         return fail(
           c,
-          unavailable(
-            `The rotation is taken back, for it could not be enforced. Repeat the call: the ${noun}'s ledger`,
-          ),
+          unavailable(`The rotation is taken back, for it could not be enforced. Repeat the call: ${enforcer}`),
         );
       }
-      return fail(c, unavailable(`The change is stored but not yet enforced. Repeat the call: the ${noun}'s ledger`));
+      return fail(c, unavailable(`The change is stored but not yet enforced. Repeat the call: ${enforcer}`));
     },
     "The change may be stored but is not yet enforced. Repeat the call: the database",
   );

@@ -7,8 +7,8 @@ import { constantTimeEqual, parseKey } from "./api-key.ts";
 import { readCredential } from "./credential.ts";
 import { type Scope, secretIsLive } from "./key-record.ts";
 
-const LEDGER_ATTEMPTS = 3;
-const LEDGER_RETRY_MS = 100;
+const ATTEMPTS = 3;
+const RETRY_MS = 100;
 
 export type Admin = {
   /** For the log: `admin-token`, or the id of a key. */
@@ -47,33 +47,43 @@ export function adminOr(scope: Scope, handle: AdminHandler): Handler {
   };
 }
 
-/**
- * Asks the ledger of a key or a workspace on behalf of an administrator: three attempts, each with a stub of its own,
- * since one that has thrown stays broken. What is asked must bear repeating. An overloaded ledger is left in peace.
- */
-export async function reachLedger<T>(
+/** Asks the ledger of a key or a workspace on behalf of an administrator. */
+export function reachLedger<T>(
   c: AppContext,
   name: string,
   ask: (ledger: Ledger) => Promise<T>,
 ): Promise<Result<T, "unreachable">> {
+  return reach(c, { msg: "ledger_failed", ledger: name }, () =>
+    ask(c.env.KEY_LEDGER.getByName(name) as unknown as Ledger),
+  );
+}
+
+/**
+ * Asks an object on behalf of an administrator: three attempts, each with a stub of its own, since one that has thrown
+ * stays broken; `failed` begins their log lines. What is asked must bear repeating. An overloaded object is left in peace.
+ */
+export async function reach<T>(
+  c: AppContext,
+  failed: { readonly msg: string; readonly ledger?: string },
+  ask: () => Promise<T>,
+): Promise<Result<T, "unreachable">> {
   for (let attempt = 1; ; attempt++) {
     try {
-      return ok(await ask(c.env.KEY_LEDGER.getByName(name) as unknown as Ledger));
+      return ok(await ask());
     } catch (error) {
       console.error(
         JSON.stringify({
           level: "error",
-          msg: "ledger_failed",
+          ...failed,
           request_id: c.var.call.requestId,
-          ledger: name,
           attempt,
           error: String(error),
         }),
       );
       const overloaded = error instanceof Error && "overloaded" in error && error.overloaded === true;
-      if (overloaded || attempt === LEDGER_ATTEMPTS) return err("unreachable");
+      if (overloaded || attempt === ATTEMPTS) return err("unreachable");
     }
-    await scheduler.wait(LEDGER_RETRY_MS * attempt);
+    await scheduler.wait(RETRY_MS * attempt);
   }
 }
 
