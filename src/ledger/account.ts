@@ -1,5 +1,5 @@
 /**
- * One account (a key's or a workspace's): three token buckets, running requests, money, and what of all that is out on
+ * One account (a key's, a workspace's or an upstream's): three token buckets, running requests, money, and what of all that is out on
  * loan to isolates. Pure arithmetic on integers, told the time; the ledger stores what it marks as changed.
  *
  * For every resource: lent = returned unused + ended + expired + still out. What is still out has been taken from its
@@ -19,6 +19,7 @@ import {
   type LoanReport,
   type Usual,
 } from "./protocol.ts";
+import { Turns } from "./turns.ts";
 
 /** Beyond what is wanted this moment a lease takes at most this share of what is left, so near a limit it takes nothing. */
 const LEASE_SHARE = 10;
@@ -64,6 +65,7 @@ export class Account {
   /** Changed since the owner last stored them. */
   readonly changedLoans = new Set<string>();
   readonly changedDays = new Set<number>();
+  readonly turns = new Turns();
   #out: Amounts = NOTHING;
   /** The part of `out` that no request has been admitted for yet, as far as is known. */
   #lent: Amounts = NOTHING;
@@ -92,22 +94,24 @@ export class Account {
     this.#refill(now);
   }
 
-  /** Lends what is wanted as far as there is any, and of `more` what can be spared. */
-  lend(id: string, wanted: Amounts, more: Amounts, now: number): Amounts {
+  /** Lends an isolate what is wanted as far as there is any and it is its turn, and of `more` what can be spared. */
+  lend(id: string, wanted: Amounts, more: Amounts, now: number, isolate = ""): Amounts {
     if (this.loans.has(id)) return NOTHING;
     this.#refill(now);
+    const { turns } = this;
     const left = this.#left(now);
     const asked = clamp(wanted);
-    const needed = least(asked, left);
+    const needed = least(asked, { ...left, slots: turns.share(isolate, asked.slots, left.slots, now) });
     // What would help nobody is not lent, so that it is there for others.
     if (asked.requests > 0 && (needed.requests === 0 || needed.slots < Math.min(1, asked.slots))) return NOTHING;
     if (asked.requests === 1 && !this.#serves(needed, asked)) return NOTHING;
     const rest = subtract(left, needed);
+    const spare: Amounts = { ...rest, slots: Math.max(0, rest.slots - turns.elsewhere(isolate, now).all) };
     const extra = clamp(more);
     // One share for all resources: requests without their tokens would be of no use to anybody.
     let share = 1;
     for (const name of ["requests", "inputTokens", "outputTokens", "microUsd", "slots"] as const) {
-      if (extra[name] > 0) share = Math.min(share, Math.floor(rest[name] / LEASE_SHARE) / extra[name]);
+      if (extra[name] > 0) share = Math.min(share, Math.floor(spare[name] / LEASE_SHARE) / extra[name]);
     }
     const amounts = extra.requests * share >= 1 ? add(needed, scaleDown(extra, share)) : needed;
     if (isNothing(amounts)) return NOTHING;
@@ -115,6 +119,7 @@ export class Account {
       const bucket = this.head.buckets[name];
       if (bucket) this.head.buckets[name] = take(bucket, amounts[name]);
     }
+    turns.served(isolate, needed.slots);
     this.#put({ id, status: "open", out: amounts, day: dayOf(now), until: now + LOAN_EXPIRES_MS });
     return amounts;
   }
@@ -209,7 +214,8 @@ export class Account {
     return end === null ? LEASE_MS : Math.max(1, Math.min(LEASE_MS, end - now));
   }
 
-  state(now: number): AccountState {
+  /** Where it stands, as it is told to an isolate. */
+  state(now: number, isolate = ""): AccountState {
     this.#refill(now);
     const { rules } = this;
     const level = (name: BucketName): Level | null => {
@@ -223,7 +229,10 @@ export class Account {
       requests: level("requests"),
       inputTokens: level("inputTokens"),
       outputTokens: level("outputTokens"),
-      slots: slots === undefined ? null : { limit: slots, free: slots - this.#out.slots },
+      slots:
+        slots === undefined
+          ? null
+          : { limit: slots, free: slots - this.#out.slots - this.turns.elsewhere(isolate, now).before },
       budget: budget
         ? {
             limitMicroUsd: budget.micro_usd,

@@ -22,6 +22,7 @@ import {
   type Message,
   type Usual,
 } from "./protocol.ts";
+import { Line } from "./queue.ts";
 
 /** A refusal that could end with any request of another isolate (a slot, reserved money) is believed for this long. */
 const BRIEF_DENIAL_MS = 100;
@@ -39,7 +40,7 @@ const FIRST_USUAL: Usual = { inputRatio: 1, promptRatio: 1, outputTokens: 1_000,
 /** What a request is taken to need as long as none has been read. */
 const FIRST_TYPICAL: Amounts = { requests: 1, inputTokens: 1_000, outputTokens: 1_000, microUsd: 10_000, slots: 1 };
 
-export type Scope = "key" | "workspace";
+export type Scope = "key" | "workspace" | "upstream";
 
 /** A request's share of a loan. `loan` null: it runs though nobody could be asked. */
 export type Share = { readonly loan: string | null; readonly reserved: Amounts };
@@ -57,7 +58,7 @@ export type Waiter = { readonly need: Amounts; readonly since: number; askedFor:
 type OpenReport = { unused: Amounts | null; closed: boolean; ended: Amounts | null; used: Usage | null };
 
 export class Borrower {
-  /** The ledger's name: a key's id, or `ws:` and a workspace's. */
+  /** The ledger's name: a key's id, or `ws:` and a workspace's, or `up:` and an upstream's. */
   readonly name: string;
   readonly scope: Scope;
   policy: Rules | undefined;
@@ -76,6 +77,8 @@ export class Borrower {
   readonly waiting = new Set<Waiter>();
   /** Requests that have not been read yet: they wait for the policy, and what they will need is not known. */
   readonly arriving = new Set<Waiter>();
+  /** Requests that wait for a slot. */
+  readonly line = new Line();
   /** When a message that collects what ends has begun to; 0: there is none. */
   collectingSince = 0;
   /** Messages whose delivery failed or is unknown. */
@@ -114,7 +117,12 @@ export class Borrower {
   /** Nothing here would be missed. */
   get idle(): boolean {
     return (
-      this.#running.size === 0 && !this.#open && this.waiting.size === 0 && this.askedAt === 0 && !this.somethingToTell
+      this.#running.size === 0 &&
+      !this.#open &&
+      this.waiting.size === 0 &&
+      this.line.length === 0 &&
+      this.askedAt === 0 &&
+      !this.somethingToTell
     );
   }
 
@@ -125,6 +133,17 @@ export class Borrower {
   /** Few enough requests that none is expected while a lease lasts. */
   get quiet(): boolean {
     return this.#demandNow + this.#demandBefore <= 2;
+  }
+
+  /** Whether there was no slot left for this isolate, as it was told last: somebody may wait for what ends here. */
+  get isFull(): boolean {
+    const slots = this.#seen?.state.slots;
+    return slots !== null && slots !== undefined && slots.free <= 0;
+  }
+
+  /** Whether a slot may be had that was not there at the last try: one at hand, or one that the next question gives back. */
+  hasNews(need: Amounts, now: number): boolean {
+    return this.#briefUntil === 0 || this.#covers(need, now) !== null;
   }
 
   get hasLeftover(): boolean {
@@ -160,14 +179,20 @@ export class Borrower {
   /** Holds a request's need, taken from the open loan; null if that does not cover it. `admitted` or `putBack` follows. */
   take(need: Amounts, now: number): Share | null {
     const open = this.#open;
-    if (!open || now >= open.until) return null;
-    const reserved = this.#affordable(need, open.left.microUsd);
-    if (!covers(open.left, reserved)) return null;
+    const reserved = this.#covers(need, now);
+    if (!open || !reserved) return null;
     open.left = subtract(open.left, reserved);
     this.#enter(open.id, now);
     change(this.#held, open.id, 1);
     if (open.left.requests === 0) this.close();
     return { loan: open.id, reserved };
+  }
+
+  #covers(need: Amounts, now: number): Amounts | null {
+    const open = this.#open;
+    if (!open || now >= open.until) return null;
+    const reserved = this.#affordable(need, open.left.microUsd);
+    return covers(open.left, reserved) ? reserved : null;
   }
 
   /** The request of a share is admitted. */
@@ -244,6 +269,7 @@ export class Borrower {
       waiter.askedFor = now;
       wanted = add(wanted, waiter.need);
     }
+    for (const need of this.line.needs(this.#slotsInSight() - wanted.slots)) wanted = add(wanted, need);
     forgetAbandoned(this.arriving, now);
     // Those get something from plenty only: a guess must not take from others what they know to need.
     const demand = 2 * Math.max(this.#demandNow, this.#demandBefore);
@@ -261,6 +287,15 @@ export class Borrower {
     return { loan, wanted, more };
   }
 
+  /** How many slots the next answer may have: what its question gives back, and what was free at the last one. */
+  #slotsInSight(): number {
+    const slots = this.#seen?.state.slots;
+    if (!slots) return Number.POSITIVE_INFINITY;
+    let inSight = Math.max(0, slots.free);
+    for (const { unused, ended } of this.#reports.values()) inSight += (unused?.slots ?? 0) + (ended?.slots ?? 0);
+    return inSight;
+  }
+
   /** Everything there is to tell, as one message; from here on it is the message that has to arrive. */
   message(id: string, isolate: string, ask: Ask | null, now: number): Message {
     for (const loan of this.#closing) {
@@ -274,7 +309,18 @@ export class Borrower {
     const records = this.#records.length > 0 ? `[${this.#records.join(",")}]` : "";
     this.#records = [];
     const { name: to, openStreams } = this;
-    return { id, to, isolate, ask, loans, holding: this.#holding(now), records, openStreams };
+    const waiting = this.line.ages(this.policy?.limits.concurrent_requests ?? 0, now);
+    return {
+      id,
+      to,
+      isolate,
+      ask,
+      loans,
+      holding: this.#holding(now),
+      records,
+      openStreams,
+      ...(waiting.length > 0 ? { waiting } : {}),
+    };
   }
 
   /** The loans to speak of: every few seconds, for with many streams there are thousands of them. */
@@ -376,15 +422,14 @@ export class Borrower {
       }
     }
     const { slots, budget } = state;
-    if (slots && need.slots > left.slots + Math.max(0, slots.free) && brief) {
-      return { kind: "rate_limited", limit: "concurrency", scope, figure: slots.limit, retryAfterMs: 1_000 };
-    }
+    const noSlot = slots && need.slots > left.slots + Math.max(0, slots.free) && brief;
     const money = this.#budget(left.microUsd);
     if (budget && money && policy.budget && need.microUsd > 0) {
       const least = this.#affordable(need, 1).microUsd;
       const unspent = money.limitMicroUsd - money.spentMicroUsd;
       const spent = least > unspent;
-      if (spent || (least > unspent - money.reservedMicroUsd && brief)) {
+      // What is reserved may be free again when there is a slot; what is spent is not.
+      if (spent || (least > unspent - money.reservedMicroUsd && brief && !noSlot)) {
         const { resetsAt } = money;
         return {
           kind: "over_budget",
@@ -397,7 +442,9 @@ export class Borrower {
         };
       }
     }
-    return null;
+    return noSlot
+      ? { kind: "rate_limited", limit: "concurrency", scope, figure: slots.limit, retryAfterMs: 1_000 }
+      : null;
   }
 
   /** Where the account stands, as far as is known. */

@@ -1,5 +1,5 @@
 /**
- * One Durable Object per API key, and one per workspace: the single owner of its rules, its account, and the audit
+ * One Durable Object per API key, per workspace and per upstream account: the single owner of its rules, its account, and the audit
  * records on their way to D1. Being one serial owner it needs no lock; a message is taken over without an await between
  * reading and writing, so no two interleave, and it is stored before anyone is answered (output gate), so a restart
  * lends nothing twice and forgets nothing.
@@ -20,11 +20,12 @@ import type { Amounts } from "./amounts.ts";
 import { Outbox } from "./outbox.ts";
 import * as previous from "./previous-release.ts";
 import { type Answer, type Ledger, LOAN_EXPIRES_MS, ledgerName, type Message } from "./protocol.ts";
+import { loadUpstreamRules } from "./upstream-rules.ts";
 
 /** A message is known again for this long; isolates repeat one for seconds. */
 const KNOWN_MESSAGE_MS = 600_000;
 const FORGET_MESSAGES_MS = 60_000;
-/** A workspace that was never made is looked for again after this. */
+/** A workspace that was never made is looked for again after this, and so is what could not be loaded. */
 const LOOK_AGAIN_MS = 60_000;
 /** What isolates last said of their open streams counts for this long. */
 const STREAMS_KNOWN_MS = 2 * LOAN_EXPIRES_MS;
@@ -38,6 +39,8 @@ export class KeyLedger extends DurableObject<Env> implements Ledger {
   readonly #streams = new Map<string, { count: number; at: number }>();
   #alarmAt: number | null = null;
   #loadedAt = 0;
+  /** The rules come from the release before: what it did not know is still to be loaded. */
+  #isOld: boolean;
   /** When the last of the messages known here is to be forgotten; 0: there are none since this object's start. */
   #knownUntil = 0;
   #forgetAt = 0;
@@ -56,9 +59,11 @@ export class KeyLedger extends DurableObject<Env> implements Ledger {
     const [policy] = sql.exec<{ json: string }>("SELECT json FROM policy").toArray();
     const [account] = sql.exec<{ head: string; calls: number }>("SELECT head, calls FROM account").toArray();
     this.#calls = account?.calls ?? 0;
+    const rules = policy && (JSON.parse(policy.json) as Rules);
+    this.#isOld = rules !== undefined && previous.isOld(rules);
     this.#account = new Account(
-      policy && readPolicy(policy.json),
-      account ? (JSON.parse(account.head) as Head) : previous.head(sql),
+      rules && complete(rules),
+      account && (JSON.parse(account.head) as Head),
       sql
         .exec<{ [K in keyof Loan]: K extends "out" ? string : Loan[K] }>("SELECT * FROM loan")
         .toArray()
@@ -84,20 +89,27 @@ export class KeyLedger extends DurableObject<Env> implements Ledger {
     if (!this.#account.rules) {
       this.#store();
       await this.#load(message.to);
-    } else if (this.#account.rules.version === 0 && now - this.#loadedAt > LOOK_AGAIN_MS) {
+    } else if ((this.#isOld || this.#account.rules.version === 0) && now - this.#loadedAt > LOOK_AGAIN_MS) {
       this.ctx.waitUntil(this.#load(message.to));
     }
     const policy = this.#account.rules;
     // One that is told again may have been lent for: what for is not known here any more, so it gets nothing.
     const { ask } = message;
-    const lent = ask && policy && first ? this.#account.lend(ask.loan, ask.wanted, ask.more, now) : null;
+    const lent =
+      ask && policy && first ? this.#account.lend(ask.loan, ask.wanted, ask.more, now, message.isolate) : null;
     this.#store();
     this.#arm();
     // This call, and what it leaves open, are told even if nothing else happens.
     this.#armAt(now + TELL_EVERY_MS);
     if (!policy) return null;
     const { usual } = this.#account.head;
-    return { policy, lent, validMs: this.#account.validMs(now), state: this.#account.state(now), usual };
+    return {
+      policy,
+      lent,
+      validMs: this.#account.validMs(now),
+      state: this.#account.state(now, message.isolate),
+      usual,
+    };
   }
 
   async policy(name?: string): Promise<KeyPolicy | null> {
@@ -108,8 +120,13 @@ export class KeyLedger extends DurableObject<Env> implements Ledger {
 
   async putPolicy(policy: Rules): Promise<void> {
     const known = this.#account.rules;
-    if (known && policy.version <= known.version) return;
-    this.#account.setRules(policy, Date.now());
+    const isOld = previous.isOld(policy);
+    const completes = known?.version === policy.version && this.#isOld && !isOld;
+    if (known && policy.version <= known.version && !completes) return;
+    this.#isOld = isOld;
+    // What a Worker of the release before has changed is in D1 beside what it does not know of.
+    if (isOld) this.#loadedAt = 0;
+    this.#account.setRules(complete(policy), Date.now());
     this.ctx.storage.sql.exec("INSERT OR REPLACE INTO policy (id, json) VALUES (1, ?)", JSON.stringify(policy));
     this.#store();
   }
@@ -136,21 +153,13 @@ export class KeyLedger extends DurableObject<Env> implements Ledger {
     return true;
   }
 
-  // The Worker of the release before asks these two.
-  lease(request: previous.LeaseRequest): Promise<previous.Lease | null> {
-    return previous.lease(this, request);
-  }
-
-  settle(settlements: readonly previous.Settlement[]): Promise<void> {
-    return previous.settle(this, settlements);
-  }
-
   #takeOver(message: Message, now: number): void {
     for (const report of message.loans) {
       const corrected = this.#account.report(report, now);
       if (corrected) this.#tellUnreported(corrected, now);
     }
     this.#account.keep(message.holding, now);
+    this.#account.turns.heard(message.isolate, message.waiting ?? [], now);
     if (message.records !== "") this.#outbox.add(message.records, now);
     if (message.openStreams > 0) this.#streams.set(message.isolate, { count: message.openStreams, at: now });
     else this.#streams.delete(message.isolate);
@@ -171,7 +180,7 @@ export class KeyLedger extends DurableObject<Env> implements Ledger {
   }
 
   /**
-   * A ledger learns of its key or workspace from D1 at the first call, so it is made near the first user and not near
+   * A ledger learns of its key, workspace or upstream from D1 at the first call, so it is made near the first user and not near
    * the administrator. A policy that was put in the meantime is newer and stays.
    */
   async #load(told = ""): Promise<void> {
@@ -179,13 +188,22 @@ export class KeyLedger extends DurableObject<Env> implements Ledger {
     const name = this.ctx.id.name ?? told;
     const { DB } = this.env;
     const workspace = ledgerName.workspaceOf(name);
-    const policy = workspace === null ? await loadPolicy(DB, name) : await loadWorkspaceRules(DB, workspace);
+    const upstream = ledgerName.upstreamOf(name);
+    const policy =
+      workspace !== null
+        ? await loadWorkspaceRules(DB, workspace)
+        : upstream !== null
+          ? await loadUpstreamRules(DB, upstream)
+          : await loadPolicy(DB, name);
+    const shared = workspace ?? upstream;
     if (policy) await this.putPolicy(policy);
-    // Making the workspace later puts its rules in force here; should that fail, the next look finds them.
-    else if (workspace !== null) this.#account.rules ??= { id: workspace, version: 0, limits: {}, budget: null };
+    // Making it later puts its rules in force here; should that fail, the next look finds them.
+    else if (shared !== null) this.#account.rules ??= { id: shared, version: 0, limits: {}, budget: null };
+    // An upstream's rules are new as a whole, and what is not stored lacks nothing.
+    if (!policy || upstream !== null) this.#isOld = false;
   }
 
-  /** An audit row for what was booked without an account of it. A workspace's ledger has none: the keys' ledgers do. */
+  /** An audit row for what was booked without an account of it: told by keys' ledgers alone. */
   #tellUnreported({ loan, amounts }: Unreported, now: number): void {
     const policy = this.#account.rules;
     if (!policy || !isKey(policy)) return;
@@ -252,7 +270,7 @@ export class KeyLedger extends DurableObject<Env> implements Ledger {
     void this.ctx.storage.setAlarm(at);
   }
 
-  /** For the metrics. A workspace's ledger holds what its keys' ledgers hold too, so it tells of its calls alone. */
+  /** For the metrics. Other ledgers hold what keys' ledgers hold too, so they tell of their calls alone. */
   #report(now: number): Report {
     let openStreams = 0;
     for (const [isolate, { count, at }] of this.#streams) {
@@ -283,7 +301,4 @@ const isEmpty = ({ ask, loans, records }: Message): boolean => !ask && loans.len
 
 const isKey = (rules: Rules): rules is KeyPolicy => "secrets" in rules;
 
-function readPolicy(json: string): Rules {
-  const rules = JSON.parse(json) as Rules;
-  return isKey(rules) ? completePolicy(rules) : rules;
-}
+const complete = (rules: Rules): Rules => (isKey(rules) ? completePolicy(rules) : rules);

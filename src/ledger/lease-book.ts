@@ -4,7 +4,10 @@
  *
  * While a question to a ledger is under way, other requests of the account wait for its answer and not for a call of
  * their own. Each looks for itself, by its own timer: a request that is cancelled takes its promises along, so none waits
- * for another one's. A ledger that does not answer in time costs a request its deadline, once. If it is not only late but
+ * for another one's. Where only running requests are in its way, a request that is patient waits for a slot in its
+ * account's line (queue.ts), and holds nothing of any account while it does.
+ *
+ * A ledger that does not answer in time costs a request its deadline, once. If it is not only late but
  * silent or broken, one request a second finds that out again, and nobody else waits.
  */
 import { type KeyPolicy, limitsNothing, type Rules } from "../identity/key-record.ts";
@@ -12,6 +15,7 @@ import type { Failure } from "../wire/errors.ts";
 import { randomBase32 } from "../wire/ids.ts";
 import { type Amounts, NOTHING } from "./amounts.ts";
 import { Borrower, type Share, type Usage, type Waiter } from "./borrower.ts";
+import { type Denied, InTurn, type Left } from "./in-turn.ts";
 import { exchange } from "./previous-release.ts";
 import { KEEP_ALIVE_MS, LEASE_MS, type Ledger, ledgerName, type Message } from "./protocol.ts";
 
@@ -59,9 +63,22 @@ export type Access = {
   readonly storedRules: (workspace: string) => Promise<Rules | null>;
 };
 
-/** What an admitted request holds: a share of a loan at each account it counts for. */
+/** How a request waits where only running requests are in its way. */
+export type Patience = {
+  /** For how long at most, ms; 0: not at all. */
+  readonly forMs: number;
+  /** The client's: when it leaves, the wait is over. Null: nobody can leave. */
+  readonly signal: AbortSignal | null;
+  /** Why the key's policy, changed while the request waited, refuses it. */
+  readonly refused?: (policy: KeyPolicy) => Failure | null;
+};
+
+/** A request's share of a loan at one account. */
+export type HeldShare = { readonly borrower: Borrower; readonly share: Share };
+
+/** What an admitted request holds: a share at each account it counts for. */
 export type Reservation = {
-  readonly shares: readonly { readonly borrower: Borrower; readonly share: Share }[];
+  readonly shares: readonly HeldShare[];
   readonly by: "lease" | "ledger" | "fail_open";
 };
 
@@ -69,8 +86,16 @@ export type TravellingShare = { readonly name: string; readonly scope: Borrower[
 
 export type Admission =
   | { readonly kind: "admitted"; readonly reservation: Reservation }
-  | { readonly kind: "denied"; readonly failure: Failure; readonly scope: Borrower["scope"] }
+  | Denied
+  | Left
   | { readonly kind: "unknown" }
+  | { readonly kind: "unreachable" };
+
+/** `unreachable`: the call may go on without; an upstream's cap protects an account and no money. */
+export type UpstreamSlot =
+  | { readonly kind: "held"; readonly held: HeldShare }
+  | { readonly kind: "full"; readonly retryAfterMs: number }
+  | Left
   | { readonly kind: "unreachable" };
 
 /** What a request needs of an account with these rules: a strict budget reserves more of it than a soft one. */
@@ -78,13 +103,14 @@ export type NeedFor = (rules: Rules | undefined) => Amounts;
 
 type Held =
   | { readonly kind: "held"; readonly share: Share; readonly asked: boolean }
-  | Exclude<Admission, { kind: "admitted" }>;
+  | Exclude<Admission, { kind: "admitted" | "left" }>;
 
 export class LeaseBook {
   readonly #borrowers = new Map<string, Borrower>();
   readonly #clock: Clock;
   #isolate = "";
   #count = 0;
+  #arrivals = 0;
 
   constructor(clock: Clock) {
     this.#clock = steady(clock);
@@ -115,6 +141,16 @@ export class LeaseBook {
     return (borrower.policy as KeyPolicy | undefined) ?? "unknown";
   }
 
+  /** A workspace's rules, at most LEASE_MS old. One that was never made has some too: they limit nothing. */
+  async rulesOf(workspaceId: string, access: Access): Promise<Rules | "unreachable"> {
+    const workspace = this.workspace(workspaceId);
+    if (this.#clock.now() >= workspace.policyUntil) {
+      const outcome = await this.#ask(workspace, access, false);
+      if (outcome !== "answered") return "unreachable";
+    }
+    return workspace.policy ?? "unreachable";
+  }
+
   /** Asks how an account stands at this moment. */
   async refresh(borrower: Borrower, access: Access): Promise<"answered" | "unknown" | "unreachable"> {
     borrower.close();
@@ -122,29 +158,88 @@ export class LeaseBook {
   }
 
   /**
-   * Admits one request of a key: all it needs is reserved at the key's account and at its workspace's, or nothing is.
+   * Admits one request of a key: all it needs is reserved at the key's account and at its workspace's, or nothing is. With
+   * patience it waits for slots, and for nothing else.
    */
-  async admit(policy: KeyPolicy, needFor: NeedFor, access: Access): Promise<Admission> {
+  admit(policy: KeyPolicy, needFor: NeedFor, access: Access, patience = IMPATIENT): Promise<Admission> {
     const key = this.key(policy.id);
     const workspace = this.workspace(policy.workspace);
-    const now = this.#clock.now();
-    const need = needFor(policy);
-    key.expect(need, now);
+    const latest = (): KeyPolicy =>
+      key.policy && key.policy.version > policy.version ? (key.policy as KeyPolicy) : policy;
+    const refused = (): Failure | null => (latest() === policy ? null : (patience.refused?.(latest()) ?? null));
+    const turn = this.#inTurn(patience, (scope) => (scope === "key" ? key : workspace), refused);
+    return turn.keepTrying(() => this.#admitNow(key, workspace, latest(), needFor, access, turn));
+  }
+
+  /**
+   * A slot of an upstream account, for a call that is about to be sent there; with patience it waits for one. It is given
+   * back by `releaseUpstream`, or settled with the reservation whose shares it is put to.
+   */
+  async holdUpstream(id: string, access: Access, patience: Patience): Promise<UpstreamSlot> {
+    const account = this.#borrower(ledgerName.upstream(id), "upstream");
+    const turn = this.#inTurn(patience, () => account, nothingRefused);
+    const slot = await turn.keepTrying(() => this.#holdSlotNow(account, access, turn));
+    if (slot.kind !== "denied") return slot;
+    const { failure } = slot;
+    return {
+      kind: "full",
+      retryAfterMs: failure.kind === "rate_limited" ? failure.retryAfterMs : CROWDED.retryAfterMs,
+    };
+  }
+
+  /** The call has ended at this upstream, or goes on to another one. */
+  releaseUpstream({ borrower, share }: HeldShare, access: Access): void {
+    borrower.end(share, NO_USAGE);
+    access.background(this.#tellSoon(borrower, access));
+  }
+
+  #inTurn(
+    patience: Patience,
+    accountOf: (scope: Borrower["scope"]) => Borrower,
+    refused: () => Failure | null,
+  ): InTurn {
+    return new InTurn(this.#clock, { number: ++this.#arrivals, patience, accountOf, refused });
+  }
+
+  async #holdSlotNow(account: Borrower, access: Access, turn: InTurn): Promise<UpstreamSlot | Denied> {
+    const outcome = await this.#holdInTurn(account, ONE_SLOT, access, turn);
+    // Its ledger knows no such upstream: there is nothing to be limited.
+    if (outcome.kind === "unknown") return { kind: "unreachable" };
+    if (outcome.kind !== "held") return outcome;
+    const { share } = outcome;
+    const stop = turn.stopped();
+    if (stop) account.putBack(share);
+    else account.admitted(share);
+    return stop ?? { kind: "held", held: { borrower: account, share } };
+  }
+
+  async #admitNow(
+    key: Borrower,
+    workspace: Borrower,
+    policy: KeyPolicy,
+    needFor: NeedFor,
+    access: Access,
+    turn: InTurn,
+  ): Promise<Admission> {
     // Mostly both have what is needed at hand, and nobody waits for anything. The workspace is asked for its rules at the
     // same time, but for its share afterwards: what the key refuses must not hold, even for a moment, what another
     // request needs.
-    const keyShare = key.take(need, now);
     const [held, rules] = await Promise.all([
-      keyShare ? holding(keyShare) : this.#hold(key, need, access),
+      this.#holdInTurn(key, needFor(policy), access, turn),
       this.#learnWorkspace(workspace, access),
     ]);
     if (held.kind === "denied" || held.kind === "unknown") return held;
     const keyAway = held.kind === "unreachable";
     if (keyAway && !(await this.#mayFailOpen(policy, workspace, access))) return held;
-    const also = rules ?? (await this.#holdWorkspace(workspace, needFor, access));
-    const shares: Reservation["shares"][number][] = [];
+    const also = rules ?? (await this.#holdWorkspace(workspace, needFor, access, turn));
+    const shares: HeldShare[] = [];
     if (held.kind === "held") shares.push({ borrower: key, share: held.share });
     if (also.kind === "held" && also.share !== UNLIMITED) shares.push({ borrower: workspace, share: also.share });
+    const stop = turn.stopped();
+    if (stop) {
+      for (const { borrower, share } of shares) borrower.putBack(share);
+      return stop;
+    }
     if (held.kind === "held" && also.kind === "held") {
       for (const { borrower, share } of shares) borrower.admitted(share);
       return { kind: "admitted", reservation: { shares, by: held.asked || also.asked ? "ledger" : "lease" } };
@@ -158,6 +253,8 @@ export class LeaseBook {
       return { kind: "admitted", reservation: { shares, by: "fail_open" } };
     }
     for (const { borrower, share } of shares) borrower.putBack(share);
+    // One that waits for its workspace now has no end to tell it with.
+    if (key.somethingToTell) access.background(this.#tellSoon(key, access));
     return also;
   }
 
@@ -182,7 +279,7 @@ export class LeaseBook {
   }
 
   /** A request of these shares runs on: its loans must not expire. */
-  async keepAlive(reservation: Reservation, access: Access): Promise<void> {
+  async keepAlive(reservation: Pick<Reservation, "shares">, access: Access): Promise<void> {
     const now = this.#clock.now();
     for (const { borrower, share } of reservation.shares) borrower.alive(share, now);
     await Promise.all(
@@ -207,7 +304,7 @@ export class LeaseBook {
     key.record(record);
     const told: Promise<void>[] = [];
     for (const { borrower, share } of reservation?.shares ?? []) {
-      borrower.end(share, used);
+      borrower.end(share, borrower.scope === "upstream" ? NO_USAGE : used);
       if (borrower !== key) told.push(this.#tellSoon(borrower, access));
     }
     told.push(this.#tellSoon(key, access));
@@ -229,13 +326,18 @@ export class LeaseBook {
     return outcome === "unreachable" ? { kind: outcome } : null;
   }
 
-  async #holdWorkspace(workspace: Borrower, needFor: NeedFor, access: Access): Promise<Held> {
+  async #holdWorkspace(workspace: Borrower, needFor: NeedFor, access: Access, turn: InTurn): Promise<Held> {
     if (limitsNothing(workspace.policy)) return UNLIMITED_HELD;
+    return this.#holdInTurn(workspace, needFor(workspace.policy), access, turn);
+  }
+
+  /** Holds a need at one account, unless others have come earlier who wait there. */
+  #holdInTurn(borrower: Borrower, need: Amounts, access: Access, turn: InTurn): Held | Promise<Held> {
     const now = this.#clock.now();
-    const need = needFor(workspace.policy);
-    workspace.expect(need, now);
-    const share = workspace.take(need, now);
-    return share ? holding(share) : this.#hold(workspace, need, access);
+    const barred = turn.barredAt(borrower, need, now);
+    if (barred) return barred;
+    const share = borrower.take(need, now);
+    return share ? holding(share) : this.#hold(borrower, need, access);
   }
 
   /** Holds a need at one account, from its loan or by asking. */
@@ -380,7 +482,7 @@ export class LeaseBook {
     const started = this.#clock.now();
     if (started - borrower.collectingSince < COLLECTING_ABANDONED_MS) return;
     borrower.collectingSince = started;
-    await this.#clock.wait(borrower.quiet ? TELL_DELAY_MS : TELL_DELAY_BUSY_MS);
+    await this.#clock.wait(borrower.quiet || borrower.isFull ? TELL_DELAY_MS : TELL_DELAY_BUSY_MS);
     // Whoever comes from here on collects anew, so that this call ends when its own message has arrived.
     borrower.collectingSince = 0;
     if (borrower.quiet) borrower.closeIdle(this.#clock.now());
@@ -456,11 +558,18 @@ export class LeaseBook {
   }
 }
 
+/** As requests are that nobody has given time to. */
+const IMPATIENT: Patience = { forMs: 0, signal: null };
+const nothingRefused = (): null => null;
+const ONE_SLOT: Amounts = { ...NOTHING, requests: 1, slots: 1 };
+/** An upstream's account counts calls alone. */
+const NO_USAGE: Usage = { inputTokens: 0, outputTokens: 0, microUsd: 0, learned: null };
+
 const UNLIMITED: Share = { loan: null, reserved: NOTHING };
 /** A request that runs though nobody could be asked. */
 const UNASKED: Share = { loan: null, reserved: NOTHING };
 /** Others took each time what a request had asked for. */
-const CROWDED: Failure = { kind: "unavailable", what: "The key's ledger", retryAfterMs: 1_000 };
+const CROWDED = { kind: "unavailable", what: "The key's ledger", retryAfterMs: 1_000 } as const satisfies Failure;
 const UNLIMITED_HELD: Held = { kind: "held", share: UNLIMITED, asked: false };
 const holding = (share: Share): Held => ({ kind: "held", share, asked: false });
 

@@ -72,6 +72,8 @@ export type Message = {
   readonly records: string;
   /** Streams of the key that are open in this isolate. */
   readonly openStreams: number;
+  /** How long requests of this isolate have waited for a slot, ms, the longest first. Left out: none waits. */
+  readonly waiting?: readonly number[];
 };
 
 /** How far a bucket is filled, in whole tokens; `level` is negative in debt. */
@@ -82,6 +84,7 @@ export type AccountState = {
   readonly requests: Level | null;
   readonly inputTokens: Level | null;
   readonly outputTokens: Level | null;
+  /** `free`: for the isolate that is answered, without those for which others have waited longer. */
   readonly slots: { readonly limit: number; readonly free: number } | null;
   readonly budget: {
     readonly limitMicroUsd: number;
@@ -104,7 +107,7 @@ export type Usual = {
 };
 
 export type Answer = {
-  /** A key's whole policy, or a workspace's rules. */
+  /** A key's whole policy, or the rules of a workspace or an upstream. */
   readonly policy: Rules;
   /** Null without a question. */
   readonly lent: Amounts | null;
@@ -118,15 +121,17 @@ export type Answer = {
 export interface Ledger {
   /** Takes over a report and lends what is asked for. Null: there is no such key; its records are kept all the same. */
   exchange(message: Message): Promise<Answer | null>;
-  /** What a key's ledger enforces; null for a key that does not exist, and for a workspace. */
+  /** What a key's ledger enforces; null for a key that does not exist, and for every other account. */
   policy(name?: string): Promise<KeyPolicy | null>;
   /** Puts a changed policy in force. One that is not newer than the stored one changes nothing. */
   putPolicy(policy: Rules): Promise<void>;
 }
 
-/** The Durable Object's name for a key and for a workspace; a workspace's own id may look like a key's. */
+/** The Durable Object's name for an account; a workspace's own id may look like a key's. */
 export const ledgerName = {
   key: (id: string): string => id,
   workspace: (id: string): string => `ws:${id}`,
   workspaceOf: (name: string): string | null => (name.startsWith("ws:") ? name.slice(3) : null),
+  upstream: (id: string): string => `up:${id}`,
+  upstreamOf: (name: string): string | null => (name.startsWith("up:") ? name.slice(3) : null),
 };

@@ -141,6 +141,57 @@ describe("L5 revocation and policy changes hold everywhere within two seconds", 
     );
   });
 
+  it.each([
+    ["limits", { requests_per_minute: 6_000 }],
+    ["no limits", {}],
+  ])(`so does a workspace's purged cache, of one with %s (${RUNS} runs)`, async (_, limits) => {
+    await fc.assert(
+      fc.asyncProperty(fc.integer(), async (seed) => {
+        const network = { delayMs: 120, lose: 0.1, repeat: 0.1 };
+        const { time, random, shared, isolate, admit } = world(keyPolicy({}), { ...none, limits }, network, seed);
+        let offset = 0;
+        const at = isolate(() => offset);
+        let purgedAt = Number.POSITIVE_INFINITY;
+        let asked = 0;
+        const call = async (): Promise<void> => {
+          const rules = await at.book.rulesOf("w", at.access);
+          if (rules === "unreachable") return;
+          asked++;
+          if (rules.cache_epoch === undefined) expect(time.at).toBeLessThan(purgedAt + LEASE_MS);
+          else expect(time.at).toBeGreaterThanOrEqual(purgedAt);
+          if (random() < 0.5) await admit(at, FREE);
+        };
+        const calls: Promise<void>[] = [];
+        for (let step = 0; step < 60; step++) {
+          if (random() < 0.1) offset = Math.floor((random() - 0.5) * 7_200_000);
+          calls.push(call());
+          if (step === 25) {
+            purgedAt = time.at;
+            await shared.putPolicy({ ...none, limits, version: 2, cache_epoch: 1 });
+          }
+          await time.pass(Math.floor(random() * 150));
+        }
+        await time.pass(60_000);
+        await Promise.all(calls);
+        expect(asked).toBeGreaterThan(0);
+      }),
+      { numRuns: RUNS },
+    );
+  });
+
+  it("asking for a workspace's rules costs no call where they are known, and one where they are not", async () => {
+    const { time, shared, isolate, soon } = world(keyPolicy({}));
+    const at = isolate();
+    for (let i = 0; i < 5; i++) expect(await soon(at.book.rulesOf("w", at.access), 20)).toEqual(none);
+    expect(shared.calls).toBe(1);
+    await time.pass(LEASE_MS);
+    await soon(Promise.all([1, 2, 3].map(() => at.book.rulesOf("w", at.access))), 20);
+    expect(shared.calls).toBe(2);
+    shared.network = AWAY;
+    await time.pass(LEASE_MS);
+    expect(await soon(at.book.rulesOf("w", at.access))).toBe("unreachable");
+  });
+
   it("a refusal that was believed ends with the limit that caused it", async () => {
     const day = { micro_usd: 50, period: "day", mode: "strict" } as const;
     for (const [tight, wide] of [

@@ -8,7 +8,10 @@ import { insertKey, policyOf } from "../../src/identity/key-store.ts";
 import { insertWorkspace } from "../../src/identity/workspace-store.ts";
 import { type Amounts, NOTHING } from "../../src/ledger/amounts.ts";
 import type { KeyLedger } from "../../src/ledger/key-ledger.ts";
-import { LOAN_EXPIRES_MS, type LoanReport, type Message } from "../../src/ledger/protocol.ts";
+import { LOAN_EXPIRES_MS, type LoanReport, ledgerName, type Message } from "../../src/ledger/protocol.ts";
+import { loadUpstreamRules, upstreamRules } from "../../src/ledger/upstream-rules.ts";
+import type { UpstreamRecord } from "../../src/upstream/upstream.ts";
+import { insertUpstream } from "../../src/upstream/upstream-store.ts";
 import { newId } from "../../src/wire/ids.ts";
 
 /** A key that stands in D1, as the control plane leaves it. */
@@ -215,7 +218,7 @@ describe("KeyLedger", () => {
 
   it("keeps a workspace's rules, and none for one that was never made", async () => {
     const id = newId("ws", Date.now());
-    const rules = { limits: { concurrent_requests: 1 }, budget: null };
+    const rules = { limits: { concurrent_requests: 1 }, budget: null, cache_epoch: 0 };
     const empty = await env.KEY_LEDGER.getByName(`ws:${id}`).exchange(message());
     expect(empty?.policy).toMatchObject({ id, version: 0, limits: {}, budget: null });
     await insertWorkspace(env.DB, { id, version: 1, name: "n", metadata: {}, created_at: 1, updated_at: 1, ...rules });
@@ -225,6 +228,54 @@ describe("KeyLedger", () => {
       limit: 1,
       free: 0,
     });
+  });
+
+  it("keeps an upstream's slots by its row, none for one that was removed, and none for one that is not stored", async () => {
+    const id = newId("up", Date.now());
+    const ledger = () => env.KEY_LEDGER.getByName(ledgerName.upstream(id));
+    const rules = async () => (await ledger().exchange(message()))?.policy;
+    expect(await rules()).toEqual({ id, version: 0, limits: {}, budget: null });
+    const record: UpstreamRecord = {
+      id,
+      name: "n",
+      base_url: "https://api.anthropic.com",
+      weight: 1,
+      models: null,
+      concurrent_requests: 2,
+      state: "active",
+      sealed_key: null,
+      fingerprint: "f",
+      created_at: 1,
+      updated_at: 1,
+      version: 1,
+    };
+    await insertUpstream(env.DB, record);
+    await ledger().putPolicy(upstreamRules(record));
+    await evictDurableObject(ledger());
+    expect((await ledger().exchange(asking("a")))?.state.slots).toEqual({ limit: 2, free: 1 });
+    // A ledger that has never been told finds the same.
+    expect(await loadUpstreamRules(env.DB, id)).toEqual(upstreamRules(record));
+    // Else calls of the tests below would want its key, and it has none.
+    await env.DB.prepare("DELETE FROM upstreams WHERE id = ?").bind(id).run();
+    await ledger().putPolicy(upstreamRules({ ...record, version: 2, state: "removed" }));
+    expect(await rules()).toEqual({ id, version: 2, limits: {}, budget: null });
+    expect(await loadUpstreamRules(env.DB, "up_other")).toBeNull();
+  });
+
+  it("lends a slot to the isolate whose request has waited longest", async () => {
+    const key = await makeKey({ limits: { concurrent_requests: 1 } });
+    const ledger = ledgerOf(key.id);
+    await ledger.exchange(asking("a"));
+    const waits = (isolate: string, loan: string, ...waiting: number[]): Message => ({
+      ...asking(loan),
+      isolate,
+      waiting,
+    });
+    expect((await ledger.exchange(waits("late", "b", 100)))?.lent).toEqual(NOTHING);
+    expect((await ledger.exchange(waits("early", "c", 800, 50)))?.lent).toEqual(NOTHING);
+    await ledger.exchange(report("a", { closed: true, ended: one }));
+    expect((await ledger.exchange(waits("late", "d", 150)))?.lent).toEqual(NOTHING);
+    expect((await ledger.exchange(waits("early", "e", 850, 100)))?.lent?.slots).toBe(1);
   });
 
   it("U-05 keeps records while D1 fails, and loses and doubles none", async () => {
@@ -273,21 +324,6 @@ describe("what is remembered of messages", () => {
       vi.useRealTimers();
     }
     expect(await known(id)).toBe(0);
-  });
-});
-
-describe("the release before", () => {
-  it("finds its questions answered as it knew them", async () => {
-    const key = await makeKey({ limits: { requests_per_minute: 100 } });
-    const ledger = ledgerOf(key.id);
-    const settlement = { requestId: "req_1", record: JSON.stringify({ ...auditRecord(key.id), cost_micro_usd: 7 }) };
-    const lease = await ledger.lease({ want: 5, unused: 0, settlements: [settlement] });
-    expect(lease).toMatchObject({ granted: 5, policy: { id: key.id }, retryAfterMs: 0 });
-    expect(lease?.remaining).toBeGreaterThanOrEqual(95);
-    for (let i = 0; i < 2; i++) await ledger.settle([settlement]);
-    expect((await ledger.exchange(message()))?.state.running).toBe(0);
-    await carry(key.id);
-    expect(await rowsOf(key.id)).toHaveLength(1);
   });
 });
 

@@ -166,16 +166,17 @@ export class SimulatedLedger implements Ledger {
         this.reportedMicroUsd += report.used?.microUsd ?? 0;
       }
       account.keep(message.holding, now);
+      account.turns.heard(message.isolate, message.waiting ?? [], now);
       if (message.records !== "") this.records.push(...(JSON.parse(message.records) as string[]));
     }
     const { ask } = message;
-    const lent = ask && first ? account.lend(ask.loan, ask.wanted, ask.more, now) : null;
+    const lent = ask && first ? account.lend(ask.loan, ask.wanted, ask.more, now, message.isolate) : null;
     this.#store();
     return {
       policy: this.rules,
       lent,
       validMs: account.validMs(now),
-      state: account.state(now),
+      state: account.state(now, message.isolate),
       usual: account.head.usual,
     };
   }

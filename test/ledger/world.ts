@@ -1,5 +1,6 @@
 /** A key and its workspace under load: requests come in bursts to isolates that trouble befalls, drawn from a seed. */
 import fc from "fast-check";
+import { expect } from "vitest";
 import type { Rules } from "../../src/identity/key-record.ts";
 import type { Amounts } from "../../src/ledger/amounts.ts";
 import type { Reservation } from "../../src/ledger/lease-book.ts";
@@ -19,6 +20,10 @@ export type World = {
   readonly isolateSteps: number;
   /** Chance that an admitted request goes on in another isolate. */
   readonly handOvers: number;
+  /** How long requests wait for a slot, ms. */
+  readonly patienceMs: number;
+  /** Chance that a client leaves at some moment while it waits. */
+  readonly leavers: number;
   readonly startAt: number;
   readonly overrun: number;
   readonly steps: number;
@@ -43,6 +48,8 @@ export type Outcome = {
   readonly workspace: SimulatedLedger;
   readonly time: Time;
   readonly kinds: Map<string, number>;
+  /** Requests that have not been answered yet. */
+  waiting: number;
 };
 
 /** Requests come in bursts to random isolates, run for a while, and are settled; then everything is let come to rest. */
@@ -59,7 +66,7 @@ export async function live(world: World, check: (now: Outcome) => void): Promise
   };
   const isolates = Array.from({ length: world.isolates }, start);
   const policy = keyPolicy(world.key.limits, world.key.budget);
-  const outcome: Outcome = { admitted: [], key, workspace, time, kinds: new Map() };
+  const outcome: Outcome = { admitted: [], key, workspace, time, kinds: new Map(), waiting: 0 };
   let count = 0;
 
   const request = async (isolate: Isolate): Promise<void> => {
@@ -77,7 +84,19 @@ export async function live(world: World, check: (now: Outcome) => void): Promise
       outputTokens: Math.floor(need.outputTokens * share),
       microUsd: Math.floor(need.microUsd * share * world.overrun),
     };
-    const admission = await isolate.book.admit(policy, () => need, isolate.access);
+    const gone = new AbortController();
+    if (random() < world.leavers)
+      void time
+        .clock()
+        .wait(random() * world.patienceMs)
+        .then(() => gone.abort());
+    const came = time.at;
+    outcome.waiting++;
+    const patience = { forMs: world.patienceMs, signal: gone.signal };
+    const admission = await isolate.book.admit(policy, () => need, isolate.access, patience);
+    outcome.waiting--;
+    // A wait, and asking at both accounts.
+    if (!isolate.dead && world.isolateSteps === 0) expect(time.at - came).toBeLessThan(world.patienceMs + 3_000);
     outcome.kinds.set(admission.kind, (outcome.kinds.get(admission.kind) ?? 0) + 1);
     if (admission.kind !== "admitted" || isolate.dead) return;
     let { reservation } = admission;
@@ -141,6 +160,7 @@ export async function live(world: World, check: (now: Outcome) => void): Promise
   workspace.network = { ...world.network, lose: 0 };
   await rest(30_000 + 2 * LOAN_EXPIRES_MS);
   check(outcome);
+  expect(outcome.waiting).toBe(0);
   return outcome;
 }
 
@@ -148,7 +168,16 @@ export const worlds = (
   rules: fc.Arbitrary<Rules>,
   trouble: Partial<
     Record<
-      "deaths" | "restarts" | "clockSteps" | "isolateSteps" | "handOvers" | "overrun" | "startAt" | "lose" | "repeat",
+      | "leavers"
+      | "deaths"
+      | "restarts"
+      | "clockSteps"
+      | "isolateSteps"
+      | "handOvers"
+      | "overrun"
+      | "startAt"
+      | "lose"
+      | "repeat",
       number
     >
   > = {},
@@ -168,6 +197,8 @@ export const worlds = (
     isolateSteps: fc.constant(trouble.isolateSteps ?? 0),
     handOvers: fc.constant(trouble.handOvers ?? 0),
     overrun: fc.constant(trouble.overrun ?? 1),
+    patienceMs: fc.constantFrom(0, 2_000, 10_000),
+    leavers: fc.constant(trouble.leavers ?? 0.1),
     startAt: fc.constant(trouble.startAt ?? START),
     steps: fc.integer({ min: 3, max: 25 }),
     seed: fc.integer(),
