@@ -6,9 +6,14 @@
  */
 
 import { type BudgetState, spentHeaders } from "./anthropic/limit-headers.ts";
+import { asFields, asText } from "./anthropic/usage.ts";
+import { parseJson } from "./json.ts";
 
-/** Whose limit it is: the key's own, or the one that all keys of its workspace share. */
-type LimitScope = "key" | "workspace";
+/**
+ * Whose limit it is: the key's own, or the one that all keys of its workspace share. Or that of an upstream account, which
+ * callers are told nothing of.
+ */
+type LimitScope = "key" | "workspace" | "upstream";
 
 /** One arm per failure, with what its answer needs. */
 export type Failure =
@@ -19,8 +24,15 @@ export type Failure =
   | { readonly kind: "grant_exceeded"; readonly message: string }
   | { readonly kind: "model_not_allowed"; readonly model: string }
   | { readonly kind: "not_found"; readonly what: string }
+  | {
+      /** A path of the API that the gateway does not serve, or of nobody's. */
+      readonly kind: "not_served";
+      readonly path: string;
+    }
   | { readonly kind: "method_not_allowed"; readonly allow: readonly string[] }
   | { readonly kind: "conflict"; readonly message: string }
+  /** The idempotency key belongs to another request. */
+  | { readonly kind: "idempotency_mismatch" }
   | { readonly kind: "request_too_large"; readonly limitBytes: number }
   | { readonly kind: "unsupported_media_type"; readonly message: string }
   | {
@@ -53,7 +65,30 @@ export type Failure =
   | { readonly kind: "upstream_unreachable" }
   | { readonly kind: "upstream_redirect" }
   | { readonly kind: "upstream_cut" }
-  | { readonly kind: "upstream_timeout"; readonly phase: "first byte" | "silence" | "total"; readonly limitMs: number }
+  | {
+      /** What is asked for is kept by an upstream account that the gateway no longer has. */
+      readonly kind: "holder_removed";
+      readonly upstream: string;
+    }
+  | {
+      readonly kind: "upstream_timeout";
+      readonly phase: "connect" | "first byte" | "silence" | "total";
+      readonly limitMs: number;
+    }
+  /** A stream whose first event is an `error`: nothing has been shown of it yet. `body` is that event's data. */
+  | { readonly kind: "upstream_error_event"; readonly type: string; readonly body: string }
+  /** The upstream does not accept the gateway's own credential, or not for this. */
+  | { readonly kind: "upstream_refused" }
+  /** Every upstream account has said that its limits are reached. */
+  | { readonly kind: "upstreams_cooling"; readonly retryAfterMs: number }
+  /** Every place for calls at the upstreams is taken. */
+  | { readonly kind: "upstream_full"; readonly retryAfterMs: number }
+  /** No upstream serves this model; null: there is none at all, or those that do are being drained. */
+  | { readonly kind: "no_upstream"; readonly model: string | null }
+  /** Who owns what can't be looked up or written down. */
+  | { readonly kind: "register_away"; readonly what: string }
+  /** The upstream has given the id of somebody else's. */
+  | { readonly kind: "upstream_id_taken" }
   | { readonly kind: "unavailable"; readonly what: string; readonly retryAfterMs: number }
   | { readonly kind: "misconfigured"; readonly message: string }
   | { readonly kind: "internal" };
@@ -72,6 +107,9 @@ const NO_HEADERS: Readonly<Record<string, string>> = {};
 export function retryAfterSeconds(ms: number): string {
   return String(Math.max(1, Math.ceil(ms / 1000)));
 }
+
+/** A path that can be said back as it came. */
+const PRINTABLE_PATH = /^\/[A-Za-z0-9_./-]{1,100}$/;
 
 const LIMIT_WORDS = {
   requests: "requests per minute",
@@ -161,12 +199,29 @@ export function describeFailure(failure: Failure): WireError {
       return make(403, "permission_error", `This key may not use the model \`${failure.model}\`.`);
     case "not_found":
       return make(404, "not_found_error", failure.what);
+    case "not_served":
+      return make(
+        404,
+        "not_found_error",
+        PRINTABLE_PATH.test(failure.path)
+          ? `This gateway does not serve \`${failure.path}\`.`
+          : "This gateway does not serve this path.",
+        { "x-should-retry": "false" },
+      );
     case "method_not_allowed":
       return make(405, "invalid_request_error", `Method not allowed. Allowed: ${failure.allow.join(", ")}.`, {
         allow: failure.allow.join(", "),
       });
     case "conflict":
       return make(409, "conflict_error", failure.message);
+    case "idempotency_mismatch":
+      return make(
+        422,
+        "invalid_request_error",
+        "This Idempotency-Key was used for another request (method, path, query, body and anthropic-* headers must be " +
+          "the same). Send a new key with a new request.",
+        { "x-should-retry": "false" },
+      );
     case "request_too_large":
       return make(
         413,
@@ -176,6 +231,7 @@ export function describeFailure(failure: Failure): WireError {
     case "unsupported_media_type":
       return make(415, "invalid_request_error", failure.message);
     case "rate_limited":
+      if (failure.scope === "upstream") return describeFailure({ ...failure, kind: "upstream_full" });
       return make(
         429,
         "rate_limit_error",
@@ -203,12 +259,47 @@ export function describeFailure(failure: Failure): WireError {
       return make(502, "api_error", "The upstream API answered with a redirect, which is never followed.");
     case "upstream_cut":
       return make(502, "api_error", "The upstream API closed the connection before its answer was complete.");
+    case "upstream_error_event": {
+      const { type, body } = failure;
+      return make(statusOfEvent(type), type, messageOf(body) ?? "The upstream API ended its answer with an error.");
+    }
     case "upstream_timeout":
       return make(
         504,
         "timeout_error",
         `The upstream API exceeded the ${failure.phase} limit of ${failure.limitMs} ms.`,
       );
+    case "holder_removed":
+      return make(
+        503,
+        "api_error",
+        `The upstream account that holds this, \`${failure.upstream}\`, has been removed from the gateway.`,
+        { "x-should-retry": "false" },
+      );
+    case "upstream_refused":
+      return make(502, "api_error", "The upstream API refused the gateway's own credential.", {
+        "x-should-retry": "false",
+      });
+    case "upstreams_cooling":
+      return make(429, "rate_limit_error", "Every upstream account has reached its limits.", {
+        "retry-after": retryAfterSeconds(failure.retryAfterMs),
+      });
+    case "upstream_full":
+      return make(503, "api_error", "Every place that the gateway has at the upstream API is taken.", {
+        "retry-after": retryAfterSeconds(failure.retryAfterMs),
+      });
+    case "no_upstream":
+      return failure.model === null
+        ? make(503, "api_error", "The gateway has no upstream account in use that could answer this.", {
+            "x-should-retry": "false",
+          })
+        : make(404, "not_found_error", `model: ${failure.model}`);
+    case "register_away":
+      return make(503, "api_error", failure.what, { "retry-after": "5" });
+    case "upstream_id_taken":
+      return make(502, "api_error", "The upstream API answered with an id that it had given to another workspace.", {
+        "x-should-retry": "false",
+      });
     case "unavailable":
       return make(503, "api_error", `${failure.what} is unavailable at the moment.`, {
         "retry-after": retryAfterSeconds(failure.retryAfterMs),
@@ -218,6 +309,29 @@ export function describeFailure(failure: Failure): WireError {
     case "internal":
       return make(500, "api_error", "An internal error occurred. The request id names it in the gateway's log.");
   }
+}
+
+const EVENT_STATUS: Readonly<Record<string, number>> = {
+  invalid_request_error: 400,
+  authentication_error: 401,
+  billing_error: 402,
+  permission_error: 403,
+  not_found_error: 404,
+  request_too_large: 413,
+  rate_limit_error: 429,
+  api_error: 500,
+  timeout_error: 504,
+  overloaded_error: 529,
+};
+
+/** The status that an `error` event would have had if it had come in time (wire notes §3). */
+export function statusOfEvent(type: string): number {
+  return Object.hasOwn(EVENT_STATUS, type) ? (EVENT_STATUS[type] ?? 500) : 500;
+}
+
+/** The message in an error body. */
+function messageOf(body: string): string | null {
+  return asText(asFields(asFields(parseJson(body))?.error)?.message);
 }
 
 /** The body of an error answer, also the `data` of an `error` event inside a stream (wire notes §3 and §3.1). */

@@ -9,14 +9,10 @@ const FORWARDED = new Set(["user-agent", "accept", "content-type"]);
 /** Would-be credentials inside the forwarded families. Exactly one credential goes upstream, and it is ours. */
 const CREDENTIAL_NAME = /(?:^|-)(?:api-key|admin-key|auth|authorization|token|secret)$/;
 
-/** Headers for the upstream request: the client's (names in lower case), as far as they are forwarded, and the upstream credential. */
-export function upstreamRequestHeaders(
-  client: Iterable<readonly [string, string]>,
-  credential: string,
-): Record<string, string> {
+/** Headers for the upstream request: the client's (names in lower case), as far as they are forwarded. The credential is added later. */
+export function upstreamRequestHeaders(client: Iterable<readonly [string, string]>): Record<string, string> {
   const headers: Record<string, string> = {};
   for (const [name, value] of client) if (isForwarded(name)) headers[name] = value;
-  headers["x-api-key"] = credential;
   // A compressed stream would have to be unpacked and packed again on its way.
   headers["accept-encoding"] = "identity";
   return headers;

@@ -28,7 +28,22 @@ export type JsonScan = {
   readonly mediaBytes: number;
   /** How many such values there are. */
   readonly mediaCount: number;
+  /**
+   * Whether there is something, at any depth, that only the account that made it can read: a `signature` or
+   * `encrypted_content`, or a redacted thinking block.
+   */
+  readonly bound: boolean;
+  /**
+   * Ids of files that the body refers to, each once: `file_id` of objects of the type `file` or `container_upload`, at any
+   * depth. A `file_id` of anything else (a tool's own argument, an output of code execution) is just text.
+   */
+  readonly fileIds: readonly string[];
 };
+
+/** More different files than this in one body are refused. */
+export const MAX_FILE_IDS = 1_000;
+/** No id is longer; of one that is, this much is kept. */
+const MAX_FILE_ID_CHARS = 256;
 
 /** A set of top-level field names to track, prepared once. */
 export type TrackedFields = readonly { readonly name: string; readonly bytes: Uint8Array }[];
@@ -58,6 +73,20 @@ for (const letter of '"\\/bfnrt') SHORT_ESCAPE[letter.charCodeAt(0)] = 1;
 
 const IS_OBJECT = 1;
 
+/** Fields whose values are looked at wherever they stand. */
+const WATCHED = ["", "data", "signature", "encrypted_content", "file_id", "type"] as const;
+const WATCHED_BYTES = WATCHED.map((name) => new TextEncoder().encode(name));
+const DATA = 1;
+const FILE_ID = 4;
+const TYPE = 5;
+const REFERRING = ["file", "container_upload"];
+const REFERRING_BYTES = REFERRING.map((word) => new TextEncoder().encode(`"${word}"`));
+/** No such type is longer, all of its characters escaped. */
+const MAX_REFERRING_BYTES = 16 * 6;
+/** The shortest of them in another spelling (`d\u0061ta`). */
+const MIN_ESCAPED_CHARS = 9;
+const REDACTED = new TextEncoder().encode('"redacted_thinking"');
+
 // What may come next.
 const VALUE = 0;
 const VALUE_OR_END = 1;
@@ -67,8 +96,43 @@ const COMMA_OR_END = 4;
 const NOTHING = 5;
 
 /** Scans a body. The error is the failure to answer with; its position counts bytes from 0. */
-export function scanJson(bytes: Uint8Array, tracked: TrackedFields = []): Result<JsonScan, Failure> {
-  return new Scanner(bytes, tracked).run();
+export function scanJson(
+  bytes: Uint8Array,
+  tracked: TrackedFields = [],
+  maxValues = MAX_JSON_VALUES,
+): Result<JsonScan, Failure> {
+  return new Scanner(bytes, tracked, maxValues).run();
+}
+
+/** The elements of an array in a document that has been scanned, each as its own bytes. */
+export function* elementsOf(bytes: Uint8Array, { start, end }: FieldSpan): Generator<Uint8Array> {
+  let depth = 0;
+  let from = -1;
+  for (let at = start; at < end; at++) {
+    const byte = bytes[at];
+    if (byte === 0x20 || byte === 0x0a || byte === 0x0d || byte === 0x09) continue;
+    if (depth === 1 && (byte === COMMA || byte === CLOSE_ARRAY)) {
+      if (from !== -1) yield bytes.subarray(from, at);
+      from = -1;
+      if (byte === CLOSE_ARRAY) return;
+      continue;
+    }
+    if (depth === 1 && from === -1) from = at;
+    if (byte === OPEN_OBJECT || byte === OPEN_ARRAY) depth++;
+    else if (byte === CLOSE_OBJECT || byte === CLOSE_ARRAY) depth--;
+    else if (byte === QUOTE) at = endOfString(bytes, at);
+  }
+}
+
+/** Where the string that begins at `at` has its closing quote. */
+function endOfString(bytes: Uint8Array, at: number): number {
+  let end = bytes.indexOf(QUOTE, at + 1);
+  for (;;) {
+    let slashes = 0;
+    while (bytes[end - 1 - slashes] === BACKSLASH) slashes++;
+    if (slashes % 2 === 0) return end;
+    end = bytes.indexOf(QUOTE, end + 1);
+  }
 }
 
 class Scanner {
@@ -76,11 +140,13 @@ class Scanner {
   /** The same bytes, for reading four at once wherever they stand. */
   private readonly view: DataView;
   private readonly tracked: TrackedFields;
+  private readonly maxValues: number;
   private at = 0;
   private problem: Failure | undefined;
 
-  constructor(bytes: Uint8Array, tracked: TrackedFields) {
+  constructor(bytes: Uint8Array, tracked: TrackedFields, maxValues: number) {
     this.bytes = bytes;
+    this.maxValues = maxValues;
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
     this.tracked = tracked;
   }
@@ -99,10 +165,15 @@ class Scanner {
     let field: string | undefined;
     let fieldStart = 0;
     let elements = 0;
-    // Whether the value being read is one of a `data` field.
-    let isData = false;
+    // Which of the watched fields the value being read belongs to; 0: none.
+    let watched = 0;
     let mediaBytes = 0;
     let mediaCount = 0;
+    let bound = false;
+    const fileIds = new Set<string>();
+    // By depth: the object there is of a type that refers to a file. And the ids seen in objects that are still open.
+    const refers = new Uint8Array(MAX_JSON_DEPTH + 1);
+    const named: { depth: number; start: number; end: number }[] = [];
 
     for (;;) {
       let byte = bytes[this.at] ?? 0;
@@ -112,7 +183,7 @@ class Scanner {
       if (expect === COMMA_OR_END) {
         if (byte === COMMA) {
           this.at++;
-          isData = false;
+          watched = 0;
           expect = kinds[depth] === IS_OBJECT ? KEY : VALUE;
           continue;
         }
@@ -123,12 +194,11 @@ class Scanner {
         if (byte === QUOTE) {
           const keyStart = this.at;
           if (!this.string()) return this.stop();
-          isData =
-            this.at - keyStart === 6 &&
-            bytes[keyStart + 1] === 0x64 &&
-            bytes[keyStart + 2] === 0x61 &&
-            bytes[keyStart + 3] === 0x74 &&
-            bytes[keyStart + 4] === 0x61;
+          const keyLength = this.at - keyStart - 2;
+          watched =
+            keyLength === 4 || keyLength === 7 || keyLength >= MIN_ESCAPED_CHARS
+              ? this.watchedName(keyStart + 1, this.at - 1)
+              : 0;
           if (depth === 1) {
             field = this.trackedName(keyStart + 1, this.at - 1);
             if (field !== undefined && fields.has(field) && !duplicates.includes(field)) duplicates.push(field);
@@ -151,12 +221,17 @@ class Scanner {
         (expect === COMMA_OR_END || expect === KEY_OR_END || (expect === VALUE_OR_END && byte === CLOSE_ARRAY))
       ) {
         this.at++;
+        for (let last = named.at(-1); last?.depth === depth; last = named.at(-1)) {
+          named.pop();
+          if (refers[depth] === 1) fileIds.add(this.text(last.start, last.end).slice(0, MAX_FILE_ID_CHARS));
+        }
+        if (fileIds.size > MAX_FILE_IDS) return tooManyFiles();
         depth--;
       } else {
-        if (++values > MAX_JSON_VALUES) {
+        if (++values > this.maxValues) {
           return err({
             kind: "invalid_request",
-            message: `The request body holds more than ${MAX_JSON_VALUES} JSON values (at position ${this.at}).`,
+            message: `The request body holds more than ${this.maxValues} JSON values (at position ${this.at}).`,
           });
         }
         if (depth === 1) {
@@ -173,16 +248,29 @@ class Scanner {
             });
           }
           kinds[depth] = byte === OPEN_OBJECT ? IS_OBJECT : 0;
-          isData = false;
+          watched = 0;
+          refers[depth] = 0;
           expect = byte === OPEN_OBJECT ? KEY_OR_END : VALUE_OR_END;
           this.at++;
           continue;
         }
         const start = this.at;
         if (!this.scalar(byte)) return this.stop();
-        if (isData && byte === QUOTE && this.at - start - 2 >= MIN_MEDIA_BYTES) {
-          mediaBytes += this.at - start - 2;
-          mediaCount++;
+        if (byte === QUOTE) {
+          const size = this.at - start - 2;
+          if (watched === DATA) {
+            if (size >= MIN_MEDIA_BYTES) {
+              mediaBytes += size;
+              mediaCount++;
+            }
+          } else if (watched === FILE_ID) {
+            if (named.push({ depth, start, end: this.at }) > MAX_FILE_IDS) return tooManyFiles();
+          } else if (watched === TYPE) {
+            if (size <= MAX_REFERRING_BYTES && this.refers(start, size)) refers[depth] = 1;
+            else if (size === REDACTED.length - 2 && this.is(REDACTED, start)) bound = true;
+          } else if (watched !== 0) {
+            if (size > 0) bound = true;
+          } else if (size === REDACTED.length - 2 && this.is(REDACTED, start)) bound = true;
         }
       }
 
@@ -194,7 +282,7 @@ class Scanner {
       expect = depth === 0 ? NOTHING : COMMA_OR_END;
     }
     if (expect !== NOTHING) return this.fail(length === 0 ? "the body is empty" : "unexpected end");
-    return ok({ isObject, fields, duplicates, mediaBytes, mediaCount });
+    return ok({ isObject, fields, duplicates, mediaBytes, mediaCount, bound, fileIds: [...fileIds] });
   }
 
   private fail(problem: string): Result<JsonScan, Failure> {
@@ -213,6 +301,33 @@ class Scanner {
       position: this.at,
     };
     return false;
+  }
+
+  /** The text of a string that has been scanned, quotes included in the span. */
+  private text(start: number, end: number): string {
+    return JSON.parse(new TextDecoder().decode(this.bytes.subarray(start, end))) as string;
+  }
+
+  /** Whether the type that ends here refers to a file, in whatever spelling. */
+  private refers(start: number, size: number): boolean {
+    for (const word of REFERRING_BYTES) if (size === word.length - 2 && this.is(word, start)) return true;
+    const isEscaped = size >= MIN_ESCAPED_CHARS && this.bytes.subarray(start, this.at).includes(BACKSLASH);
+    return isEscaped && REFERRING.includes(this.text(start, this.at));
+  }
+
+  private is(expected: Uint8Array, start: number): boolean {
+    for (let i = 0; i < expected.length; i++) if (expected[i] !== this.bytes[start + i]) return false;
+    return true;
+  }
+
+  /** Which of the watched names a key is, in whatever spelling; 0: none. */
+  private watchedName(start: number, end: number): number {
+    for (let i = 1; i < WATCHED.length; i++) {
+      const name = WATCHED_BYTES[i];
+      if (name?.length === end - start && this.is(name, start)) return i;
+    }
+    if (!this.bytes.subarray(start, end).includes(BACKSLASH)) return 0;
+    return Math.max(0, (WATCHED as readonly string[]).indexOf(this.text(start - 1, end + 1)));
   }
 
   private trackedName(start: number, end: number): string | undefined {
@@ -374,6 +489,10 @@ class Scanner {
     }
     return true;
   }
+}
+
+function tooManyFiles(): Result<never, Failure> {
+  return err({ kind: "invalid_request", message: `file_id: more than ${MAX_FILE_IDS} files` });
 }
 
 /** Whether a byte is a continuation of UTF-8. */

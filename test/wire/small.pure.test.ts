@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { readSettings } from "../../src/env.ts";
-import { type KeyPolicy, mayUseModel, secretIsLive } from "../../src/identity/key-record.ts";
+import { type KeyPolicy, mayUseModel, secretIsLive, timeoutsFor } from "../../src/identity/key-record.ts";
 import { canonicalPath } from "../../src/route-path.ts";
 import { MAX_MAX_TOKENS, MAX_MESSAGES, MAX_TOOLS, readRequestFacts } from "../../src/wire/anthropic/request.ts";
 import { describeFailure, errorBody, type Failure } from "../../src/wire/errors.ts";
@@ -31,6 +31,9 @@ describe("readRequestFacts", () => {
         mediaCount: 0,
         fast: false,
         geo: null,
+        userId: null,
+        bound: false,
+        fileIds: [],
         extras: {},
       },
     });
@@ -82,18 +85,15 @@ describe("canonicalPath", () => {
 });
 
 describe("headers", () => {
-  it("lets nothing but the open families through, and exactly one credential", () => {
+  it("lets nothing but the open families through, and no credential", () => {
     const token = fc.stringMatching(/^[a-z][a-z0-9-]{0,30}$/);
     fc.assert(
       fc.property(fc.uniqueArray(token, { maxLength: 60 }), (names) => {
         const client = new Headers(names.map((name): [string, string] => [name, "v"]));
         client.set("x-api-key", "sk-sluice-x");
         client.set("authorization", "Bearer sk-sluice-x");
-        for (const [name, value] of Object.entries(upstreamRequestHeaders(client, "sk-ant-pool"))) {
-          expect(name).toMatch(
-            /^(?:anthropic-.*|x-stainless-.*|user-agent|accept|content-type|x-api-key|accept-encoding)$/,
-          );
-          if (name === "x-api-key") expect(value).toBe("sk-ant-pool");
+        for (const name of Object.keys(upstreamRequestHeaders(client))) {
+          expect(name).toMatch(/^(?:anthropic-.*|x-stainless-.*|user-agent|accept|content-type|accept-encoding)$/);
         }
       }),
     );
@@ -117,7 +117,6 @@ describe("headers", () => {
         traceparent: "00-1-2-3",
         "x-app": "cli",
       }),
-      "sk-ant-pool",
     );
     expect(Object.keys(sent).sort()).toEqual(
       [
@@ -128,7 +127,6 @@ describe("headers", () => {
         "anthropic-version",
         "content-type",
         "user-agent",
-        "x-api-key",
         "x-stainless-lang",
       ].sort(),
     );
@@ -200,6 +198,8 @@ describe("policies", () => {
     on_disconnect: "cancel",
     on_revoke: "finish",
     fail_open: false,
+    timeouts: {},
+    cache: null,
     expires_at: 1000,
     revoked_at: null,
     secrets: [
@@ -231,6 +231,24 @@ describe("policies", () => {
     expect(secretIsLive(policy, "b", 500)).toBe(false);
     expect(secretIsLive(policy, "c", 0)).toBe(false);
     expect(secretIsLive({ ...policy, revoked_at: 1 }, "a", 0)).toBe(false);
+  });
+});
+
+describe("timeoutsFor", () => {
+  const gateway = { connectMs: 1, firstByteMs: 2, silenceMs: 3, totalMs: 4, streamTotalMs: 5 };
+  it("lays a key's own limits over the gateway's, one by one", () => {
+    expect(timeoutsFor(gateway, {})).toEqual(gateway);
+    expect(timeoutsFor(gateway, { connect_ms: 11 })).toEqual({ ...gateway, connectMs: 11 });
+    expect(timeoutsFor(gateway, { first_byte_ms: 12, silence_ms: 13 })).toEqual({
+      ...gateway,
+      firstByteMs: 12,
+      silenceMs: 13,
+    });
+    expect(timeoutsFor(gateway, { total_ms: 14, stream_total_ms: 15 })).toEqual({
+      ...gateway,
+      totalMs: 14,
+      streamTotalMs: 15,
+    });
   });
 });
 

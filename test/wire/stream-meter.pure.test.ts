@@ -20,6 +20,9 @@ const seen = (scanner: StreamMeter) => ({
   finished: scanner.finished,
   failed: scanner.failed,
   insideEvent: scanner.insideEvent,
+  first: scanner.first,
+  heard: scanner.heard,
+  quiet: scanner.quiet,
 });
 
 describe("StreamMeter", () => {
@@ -63,6 +66,69 @@ describe("StreamMeter", () => {
     const { failed, facts } = meter(bytesOf(name), []);
     expect(failed).toBe(true);
     expect(facts.errorType).toMatch(/_error$/);
+  });
+
+  const fed = (text: string, size = text.length): StreamMeter => {
+    const bytes = new TextEncoder().encode(text);
+    return meter(
+      bytes,
+      Array.from({ length: Math.ceil(bytes.length / size) }, (_, i) => i * size),
+    );
+  };
+  const named = (name: string, fields: object = {}) =>
+    `event: ${name}\ndata: ${JSON.stringify({ type: name, ...fields })}\n\n`;
+
+  it.each([
+    ["", null],
+    ["\n\n\r\n", null],
+    [": comment\n\n", null],
+    ["id: 1\nretry: 5\n\n", null],
+    ["event: ping\ndata: {}\n", null],
+    ["event: ping\n\n", { error: false, data: "" }],
+    ["data: 1\n\n", { error: false, data: "" }],
+    [`${named("message_start")}${named("error")}`, { error: false, data: "" }],
+    ["event: error\n\n", { error: true, data: "" }],
+    ["event: error\ndata: {a\ndata: b\n\n", { error: true, data: "{a\nb" }],
+    ['\ufeff: x\n\ndata: {"type":"error"}\r\rdata: 2\n\n', { error: true, data: '{"type":"error"}' }],
+    // A ping is a ping whatever it carries, as for the SDKs.
+    ['event: ping\ndata: {"type":"error"}\n\n', { error: false, data: "" }],
+    ["event: errors\ndata: 1\n\n", { error: false, data: "" }],
+  ])("F-11 F-19 knows what the first whole event is: %j", (text, first) => {
+    for (const size of [1, 2, 1_000]) expect(fed(text, size).first).toEqual(first);
+  });
+
+  it.each([
+    [named("ping"), false],
+    ["event: ping\n\n", false],
+    ['data: {"type": "ping"}\n\n', false],
+    [": comment\n\n\n", false],
+    ["id: 1\nretry: 5\n\n", false],
+    [named("message_start"), true],
+    [named("content_block_delta"), true],
+    [named("brand_new"), true],
+    ["event: brand_new\n\n", true],
+    // A long event that is still on its way says something, too.
+    ["event: content_block_delta\ndata: {", true],
+    ["event: ping\ndata: {", false],
+    [": comm", false],
+  ])("F-13 tells pings and comments from events: %j", (text, heard) => {
+    for (const size of [1, 3, 1_000]) expect(fed(text, size).heard).toBe(heard);
+  });
+
+  it("knows when the model has begun to show something", () => {
+    const block = (type: string) => named("content_block_start", { index: 0, content_block: { type } });
+    const quiet = [
+      "",
+      named("ping"),
+      named("message_start"),
+      named("message_start") + block("thinking"),
+      `${named("message_start")}${block("thinking")}: c\n\n${named("ping")}`,
+    ];
+    for (const text of quiet) for (const size of [1, 1_000]) expect(fed(text, size).quiet).toBe(true);
+    const loud = [block("text"), block("tool_use"), block("redacted_thinking"), named("content_block_delta")];
+    for (const text of [...loud, named("message_stop"), named("error"), named("brand_new")]) {
+      for (const size of [1, 1_000]) expect(fed(named("message_start") + text, size).quiet).toBe(false);
+    }
   });
 
   it("reads streams whose lines end in CR alone", () => {

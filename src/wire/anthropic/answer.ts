@@ -17,9 +17,13 @@ export function noFacts(): AnswerFacts {
 
 /** Reads a Message, a token count or an error body. What is not JSON has no facts. Never throws. */
 export function readAnswer(text: string): AnswerFacts {
-  const facts = noFacts();
   const body = asFields(parseJson(text));
-  if (!body) return facts;
+  return body ? readMessage(body) : noFacts();
+}
+
+/** The same of a body that has been parsed. */
+export function readMessage(body: Readonly<Record<string, unknown>>): AnswerFacts {
+  const facts = noFacts();
   facts.errorType = asText(asFields(body.error)?.type);
   facts.stopReason = asText(body.stop_reason);
   if (body.type === "message") applyUsage(facts.usage, body.usage);

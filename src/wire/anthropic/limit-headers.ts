@@ -100,7 +100,7 @@ export function deniedHeaders(state: LimitState, now: number, headers: HeaderFie
  * fit, `-unified-status` is missing, so that the client prints the message but holds nothing against the next request.
  * Neither `-representative-claim` nor `-overage-status`: they would replace the message.
  */
-export function spentHeaders(budget: BudgetState, scope: "key" | "workspace"): HeaderFields {
+export function spentHeaders(budget: BudgetState, scope: string): HeaderFields {
   const { spentMicroUsd, limitMicroUsd, period } = budget;
   const headers: HeaderFields = {
     "anthropic-ratelimit-unified-overage-disabled-reason": "org_spend_cap_reached",

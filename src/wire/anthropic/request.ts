@@ -1,8 +1,9 @@
 /** What the gateway decides by in a Messages or count_tokens body. The body itself goes upstream as it came. */
 import { err, ok, type Result } from "../../result.ts";
 import type { Failure } from "../errors.ts";
-import { scanJson, trackFields } from "../json-scan.ts";
-import { asFields } from "./usage.ts";
+import { parseJson } from "../json.ts";
+import { type FieldSpan, scanJson, trackFields } from "../json-scan.ts";
+import { asFields, asText } from "./usage.ts";
 
 /** More messages than this are refused by the API itself (wire notes §5.1). */
 export const MAX_MESSAGES = 100_000;
@@ -13,7 +14,12 @@ export const MAX_MAX_TOKENS = 10_000_000;
 const MAX_MODEL_CHARS = 256;
 
 const DECIDING = ["model", "stream", "max_tokens", "speed", "inference_geo", "fallbacks"];
-const TRACKED = trackFields(...DECIDING, "messages", "tools", "context_management", "compaction");
+const TRACKED = trackFields(
+  ...DECIDING,
+  ...["messages", "tools", "context_management", "compaction", "metadata", "container"],
+);
+/** A longer `metadata` names nobody; Claude Code's is some 200 characters. */
+const MAX_METADATA_BYTES = 4_096;
 const decoder = new TextDecoder();
 
 export type RequestFacts = {
@@ -30,6 +36,12 @@ export type RequestFacts = {
   readonly fast: boolean;
   /** What `inference_geo` says; null: nothing, so the upstream account's default counts. */
   readonly geo: string | null;
+  /** `metadata.user_id`, or null. */
+  readonly userId: string | null;
+  /** Whether the body holds what only the account that made it can read (signed thinking, a container, a file). */
+  readonly bound: boolean;
+  /** Files that it refers to. */
+  readonly fileIds: readonly string[];
   /** Where the body says what may cost more than one pass over the model; read by `extrasOf`, and only where it counts. */
   readonly extras: { readonly [K in (typeof EXTRA_FIELDS)[number]]?: Uint8Array };
 };
@@ -40,7 +52,7 @@ const EXTRA_FIELDS = ["tools", "fallbacks", "context_management", "compaction"] 
 export function readRequestFacts(bytes: Uint8Array): Result<RequestFacts, Failure> {
   const scan = scanJson(bytes, TRACKED);
   if (!scan.ok) return scan;
-  const { isObject, fields, duplicates, mediaBytes, mediaCount } = scan.value;
+  const { isObject, fields, duplicates, mediaBytes, mediaCount, fileIds } = scan.value;
   if (!isObject) return invalid("The request body must be a JSON object.");
   const doubled = duplicates.find((name) => DECIDING.includes(name));
   if (doubled) return invalid(`${doubled}: the field occurs more than once`);
@@ -89,8 +101,21 @@ export function readRequestFacts(bytes: Uint8Array): Result<RequestFacts, Failur
     fast: speed !== "standard",
     // Of whatever type: what is not known costs what the dearest does.
     geo: geo === null ? null : String(geo),
+    userId: userIdOf(fields.get("metadata"), bytes),
+    bound: scan.value.bound || fileIds.length > 0 || isThere(fields.get("container"), bytes),
+    fileIds,
     extras,
   });
+}
+
+function userIdOf(span: FieldSpan | undefined, bytes: Uint8Array): string | null {
+  if (!span || span.end - span.start > MAX_METADATA_BYTES) return null;
+  return asText(asFields(parseJson(decoder.decode(bytes.subarray(span.start, span.end))))?.user_id);
+}
+
+/** Whether a field says anything but `null`. */
+function isThere(span: FieldSpan | undefined, bytes: Uint8Array): boolean {
+  return span !== undefined && bytes[span.start] !== 0x6e;
 }
 
 /** Searches of a web search tool without `max_uses`: the API's own loop pauses after about ten rounds. */

@@ -31,6 +31,8 @@ const BLOCK_NAME = encoder.encode("content_block_");
 const BLOCK_START_NAME = encoder.encode("content_block_start");
 const BLOCK_STOP_NAME = encoder.encode("content_block_stop");
 const PING_NAME = encoder.encode("ping");
+const START_NAME = encoder.encode("message_start");
+const ERROR_NAME = encoder.encode("error");
 
 export class StreamMeter {
   readonly facts: AnswerFacts = noFacts();
@@ -38,6 +40,15 @@ export class StreamMeter {
   finished = false;
   /** An `error` event has arrived: the stream is over, and the client knows. */
   failed = false;
+  /** What the first whole event was; null until its blank line has arrived. Comments and bare fields are no event. */
+  first: { readonly error: boolean; readonly data: string } | null = null;
+  /** Something other than pings and comments has come. Set back by whoever asks. */
+  heard = false;
+  /**
+   * The model has not begun to show anything: a message, and perhaps a block of thinking, stands open. An upstream is
+   * silent then by nature.
+   */
+  quiet = true;
   /** Bytes of text in deltas since the last cumulative count. */
   private deltaBytes = 0;
   /** A thinking block stands open: more may have been thought than has been shown, or nothing of it be shown at all. */
@@ -53,11 +64,20 @@ export class StreamMeter {
   /** The present event's bytes are output. */
   private isDelta = false;
   private isBlockStart = false;
+  private isPing = false;
+  private isError = false;
+  /** The present block of lines has a name or data: it is an event. */
+  private isEvent = false;
   private data: string[] = [];
 
   /** Whether the stream stands inside an event that no blank line has ended yet. */
   get insideEvent(): boolean {
     return this.dirty || this.carry !== undefined || this.skipping;
+  }
+
+  /** Whether the stream stands inside an event that is named `error`. */
+  get insideError(): boolean {
+    return this.isError;
   }
 
   /**
@@ -105,11 +125,13 @@ export class StreamMeter {
   private keep(piece: Uint8Array): void {
     if (this.skipping) {
       if (this.isDelta) this.deltaBytes += piece.length;
+      if (this.isEvent && !this.isPing) this.heard = true;
       return;
     }
     const line = this.carry ? join(this.carry, piece) : piece.slice();
     const boring = !this.matters && startsWith(line, DATA) && !(this.isBlockStart && line.length < BLOCK_HEAD_BYTES);
     if (boring && this.isBlockStart) this.readBlockStart(line);
+    if (this.isEvent && !this.isPing && startsWith(line, DATA)) this.heard = true;
     if (!boring && line.length <= MAX_LINE_BYTES) {
       this.carry = line;
       return;
@@ -125,6 +147,7 @@ export class StreamMeter {
     if (this.skipping) {
       if (this.isDelta) this.deltaBytes += piece.length;
       this.skipping = false;
+      this.isEvent = true;
       return;
     }
     let line = this.carry ? join(this.carry, piece) : piece;
@@ -139,6 +162,7 @@ export class StreamMeter {
     }
     this.dirty = true;
     if (startsWith(line, DATA)) {
+      this.isEvent = true;
       if (this.matters) this.data.push(decoder.decode(line.subarray(line[5] === 0x20 ? 6 : 5)));
       else {
         if (this.isBlockStart) this.readBlockStart(line);
@@ -146,10 +170,14 @@ export class StreamMeter {
       }
     } else if (startsWith(line, EVENT)) {
       const name = line.subarray(line[6] === 0x20 ? 7 : 6);
+      this.isEvent = true;
+      this.isPing = startsWith(name, PING_NAME);
+      this.isError = name.length === ERROR_NAME.length && startsWith(name, ERROR_NAME);
       this.isDelta = startsWith(name, DELTA_NAME);
       this.isBlockStart = startsWith(name, BLOCK_START_NAME);
       if (startsWith(name, BLOCK_STOP_NAME)) this.thinking = false;
-      this.matters = !startsWith(name, BLOCK_NAME) && !startsWith(name, PING_NAME);
+      this.matters = !startsWith(name, BLOCK_NAME) && !this.isPing;
+      if (this.quiet) this.quiet = this.isPing || this.isBlockStart || startsWith(name, START_NAME);
     }
   }
 
@@ -157,22 +185,32 @@ export class StreamMeter {
   private readBlockStart(line: Uint8Array): void {
     const head = decoder.decode(line.subarray(0, BLOCK_HEAD_BYTES));
     this.thinking = /"type":\s*"thinking"/.test(head);
+    if (!this.thinking) this.quiet = false;
     this.isDelta = /"type":\s*"(?:redacted_thinking|(?:\w+_)?tool_use)"/.test(head);
     this.isBlockStart = false;
   }
 
   private dispatch(): void {
-    const { data, matters } = this;
+    const { data, matters, isEvent, isError, isPing } = this;
     this.dirty = false;
     this.matters = true;
     this.isDelta = false;
     this.isBlockStart = false;
-    if (data.length === 0) return;
-    this.data = [];
-    if (matters) this.event(data.join("\n"));
+    this.isPing = false;
+    this.isError = false;
+    this.isEvent = false;
+    if (!isEvent) return;
+    if (data.length > 0) this.data = [];
+    const text = data.length > 0 && matters ? data.join("\n") : null;
+    const type = text === null ? null : this.event(text);
+    // The SDKs go by the name, whatever the data is.
+    if (isError) this.failed = true;
+    if (!isPing && type !== "ping") this.heard = true;
+    this.first ??= { error: this.failed, data: this.failed ? (text ?? "") : "" };
   }
 
-  private event(text: string): void {
+  /** Notes what an event says, and returns its type. */
+  private event(text: string): string | null {
     const { facts } = this;
     const event = asFields(parseJson(text));
     if (!event) facts.usage.estimated = true;
@@ -181,22 +219,23 @@ export class StreamMeter {
         const message = asFields(event.message);
         facts.model = asText(message?.model);
         applyUsage(facts.usage, message?.usage);
-        return;
+        break;
       }
       case "message_delta":
         applyUsage(facts.usage, event.usage);
         facts.model = servingModel(facts.usage) ?? facts.model;
         facts.stopReason = asText(asFields(event.delta)?.stop_reason) ?? facts.stopReason;
         this.deltaBytes = 0;
-        return;
+        break;
       case "message_stop":
         this.finished = true;
-        return;
+        break;
       case "error":
         this.failed = true;
         facts.errorType = asText(asFields(event.error)?.type);
-        return;
+        break;
     }
+    return asText(event?.type);
   }
 }
 
