@@ -28,9 +28,18 @@ const RECHECK_MS = 20;
 /** How long a request waits for D1 in place of a ledger. */
 const STORED_DEADLINE_MS = 1_000;
 
-export const LEDGER_AWAY: Failure = { kind: "unavailable", what: "The key's ledger", retryAfterMs: 1000 };
+export const LEDGER_AWAY = {
+  kind: "unavailable",
+  what: "The key's ledger",
+  retryAfterMs: 1000,
+} as const satisfies Failure;
 
-export type Caller = { readonly policy: KeyPolicy; readonly access: Access };
+export type Caller = {
+  readonly policy: KeyPolicy;
+  readonly access: Access;
+  /** Of the key's secrets the one that was shown. */
+  readonly secretSha256: string;
+};
 
 export async function authenticate(c: AppContext): Promise<Result<Caller, Failure>> {
   const { settings, log, startedAt, headers } = c.var.call;
@@ -55,7 +64,7 @@ export async function authenticate(c: AppContext): Promise<Result<Caller, Failur
     if (policy === "unknown") break;
     if (!secretIsLive(policy, key.secretSha256, startedAt)) continue;
     log.key_id = key.id;
-    return ok({ policy, access });
+    return ok({ policy, access, secretSha256: key.secretSha256 });
   }
   return err({ kind: "unauthenticated" });
 }

@@ -8,69 +8,28 @@
  */
 import { DurableObject } from "cloudflare:workers";
 import { settingsOf } from "../env.ts";
-import type { Reservation, TravellingShare } from "../ledger/lease-book.ts";
-import { err, ok, type Result } from "../result.ts";
-import { describeFailure, type Failure } from "../wire/errors.ts";
-import { clientResponse } from "../wire/headers.ts";
-import { CLIENT_GONE_STATUS, type Forwarding, forward } from "./forward.ts";
-import { accessFor, leaseBook, whileLive } from "./leases.ts";
-import { type CallFacts, CallRecord } from "./settle.ts";
+import type { Forwarding } from "./forward.ts";
+import * as previous from "./previous-release.ts";
+import { type Answered, carryOut, failedAnswer, orderBody, readOrder, sendOrder } from "./remote.ts";
+import type { CallRecord } from "./settle.ts";
 
 /** Answers of one key that are read on for nobody at the same moment. */
 const MAX_DRAINS = 32;
 
-const ORDER_HEADER = "x-sluice-order";
-const FAILURE_HEADER = "x-sluice-failure";
-
-/** What travels beside the body, as ASCII JSON in a header. */
-type Order = {
-  readonly url: string;
-  readonly method: string;
-  readonly headers: Forwarding["headers"];
-  readonly facts: CallFacts;
-  readonly shares: readonly TravellingShare[];
-  readonly by: Reservation["by"];
-  /** The stream is cut when the key is revoked. */
-  readonly cut: boolean;
-};
-
-/** Has a key's drain forward a call. From here on the drain settles it. */
-export async function forwardToDrain(
+/** Has a key's drain forward a call; `without` does it here, as if the key said `cancel`. From here on the drain settles it. */
+export function forwardToDrain(
   drains: Env["DRAIN"],
-  { url, method, headers, body }: Forwarding,
+  forwarding: Forwarding,
   record: CallRecord,
   signal: AbortSignal,
   cut: boolean,
-): Promise<Result<Response, Failure | "client gone">> {
-  const { facts } = record;
-  const { shares, by } = record.handOver();
-  const order: Order = { url, method, headers, facts, shares, by, cut };
-  try {
-    const response = await drains.getByName(facts.keyId).fetch("https://drain.internal/", {
-      method: "POST",
-      headers: { [ORDER_HEADER]: encodeURIComponent(JSON.stringify(order)) },
-      body,
-      signal,
-    });
-    const failed = response.headers.get(FAILURE_HEADER);
-    if (failed !== null) return err(JSON.parse(decodeURIComponent(failed)) as Failure | "client gone");
-    return ok(clientResponse(response, response.body));
-  } catch (error) {
-    if (neverArrived(error)) {
-      record.takeBack(shares, by);
-      return err({ kind: "unavailable", what: "The reader of this key's answers", retryAfterMs: 1_000 });
-    }
-    return err(signal.aborted ? "client gone" : { kind: "internal" });
-  }
-}
-
-/** An object with too much to do refuses a call before it runs: then nobody there settles it. */
-function neverArrived(error: unknown): boolean {
-  return error instanceof Error && "overloaded" in error && error.overloaded === true;
-}
-
-function failure(what: Failure | "client gone"): Response {
-  return new Response(null, { headers: { [FAILURE_HEADER]: encodeURIComponent(JSON.stringify(what)) } });
+  without: () => Promise<Answered>,
+): Promise<Answered> {
+  return sendOrder(drains.getByName(record.facts.keyId), forwarding, record, signal, cut, {
+    what: "The reader of this key's answers",
+    lost: { kind: "internal" },
+    without,
+  });
 }
 
 export class Drain extends DurableObject<Env> {
@@ -80,32 +39,17 @@ export class Drain extends DurableObject<Env> {
   override async fetch(request: Request): Promise<Response> {
     const settings = settingsOf(this.env);
     if (!settings.ok) throw new Error(settings.error);
-    const { url, method, headers, facts, shares, by, cut } = JSON.parse(
-      decodeURIComponent(request.headers.get(ORDER_HEADER) ?? ""),
-    ) as Order;
-    const access = accessFor(this.env, this.ctx, settings.value.ledgerDeadlineMs);
-    const record = new CallRecord(facts, { access, db: this.env.DB, log: {}, logJoinMs: settings.value.logJoinMs });
-    record.hold(leaseBook.adopt(shares, by));
-    const body = await request.bytes().catch(() => null);
-    if (body === null) {
-      // The client left while its request was on the way here; the upstream has heard nothing of it.
-      record.settle({ status: CLIENT_GONE_STATUS, outcome: "client_gone" });
-      return failure("client gone");
-    }
-    const forwarding = { url, method, headers, body };
-    const answer = await forward(forwarding, record, request.signal, settings.value, {
+    const old = previous.readOrder(request, settings.value);
+    const order = old ?? readOrder(request);
+    const answer = await carryOut(order, await orderBody(request), {
+      env: this.env,
+      ctx: this.ctx,
+      signal: request.signal,
       drain: () => this.#begin(),
-      ...(cut ? { mayGoOn: whileLive(facts.keyId, access) } : {}),
-    }).catch((bug: unknown): Result<never, Failure> => {
-      console.error(JSON.stringify({ level: "error", msg: "drain_failed", error: String(bug) }));
-      return err({ kind: "internal" });
     });
     if (answer.ok) return answer.value;
-    if (answer.error !== "client gone") {
-      const { status, type } = describeFailure(answer.error);
-      record.settle({ status, outcome: "error", errorType: type });
-    }
-    return failure(answer.error);
+    if (old && answer.error !== "client gone") return previous.failedAnswer(answer.error, order.facts);
+    return failedAnswer(answer.error);
   }
 
   /** Room for one more drain; its end is to be told. Null: there is none. */

@@ -2,22 +2,30 @@
  * The way of a relayed call, from the door to the last byte: authenticate, check, admit, forward, settle. From the moment
  * the caller is known every way out goes through `record.settle`.
  */
+import { idempotencyOf } from "../answers/idempotency.ts";
+import { type Turn, takeTurn } from "../answers/turn.ts";
 import type { Denial } from "../audit/record.ts";
-import { readJsonBytes } from "../body.ts";
+import { discard, readJsonBytes } from "../body.ts";
+import { sharedAnswer } from "../cache/shared-answer.ts";
+import { CACHE_HEADER } from "../cache/wish.ts";
 import { type AppContext, fail, type Handler } from "../context.ts";
-import { mayUseModel, type Scope } from "../identity/key-record.ts";
+import { mayUseModel, type Scope, secretIsLive, timeoutsFor } from "../identity/key-record.ts";
 import type { NeedFor } from "../ledger/lease-book.ts";
+import type { Duty } from "../ownership/duty.ts";
+import { ownedUpstream } from "../ownership/store.ts";
 import { err, ok, type Result } from "../result.ts";
+import type { Wanted } from "../upstream/pool.ts";
 import { deniedHeaders, type HeaderFields, limitHeaders, tightest } from "../wire/anthropic/limit-headers.ts";
-import { readRequestFacts } from "../wire/anthropic/request.ts";
+import { type RequestFacts, readRequestFacts } from "../wire/anthropic/request.ts";
 import { describeFailure, type Failure } from "../wire/errors.ts";
 import { upstreamRequestHeaders } from "../wire/headers.ts";
 import { authenticate, type Caller, LEDGER_AWAY } from "./authenticate.ts";
 import { forwardToDrain } from "./drain.ts";
-import { CLIENT_GONE_STATUS, type Forwarding, forward } from "./forward.ts";
+import { CLIENT_GONE_STATUS, type Forwarding, type ForwardOptions, forward, type Unanswered } from "./forward.ts";
 import { clock, leaseBook, whileLive } from "./leases.ts";
 import { guess, JUST_A_REQUEST, needOf } from "./need.ts";
 import { priceTable } from "./price-table.ts";
+import type { Answered } from "./remote.ts";
 import { type CallRecord, openRecord } from "./settle.ts";
 
 export type RelayRoute = {
@@ -32,115 +40,331 @@ export type RelayRoute = {
   readonly hasBody: boolean;
   /** Whether the upstream makes tokens for it: what buckets of tokens and budgets are for. */
   readonly billed: boolean;
+  /** Finds out, in place of all that, how the call is to be answered. The scope has been checked. */
+  readonly prepare?: (c: AppContext, caller: Caller, record: CallRecord) => Promise<Result<Prepared, Failure>>;
+  /** Whether its answers may come from the response cache. */
+  readonly cached?: boolean;
   /** Rewrites a complete 200 answer for this caller; null leaves its bytes as they are. */
   readonly rewrite?: (text: string, caller: Caller) => string | null;
 };
 
+/** A call to be forwarded in a way of its own, or to be answered from many. */
+export type Prepared = {
+  /** What it needs of its accounts; left out: a request, and nothing else. */
+  readonly needFor?: NeedFor;
+} & (
+  | {
+      /** Path and query at the upstream. */
+      readonly path: string;
+      readonly body?: Uint8Array | ReadableStream<Uint8Array>;
+      readonly unique?: boolean;
+      readonly wanted?: Partial<Wanted>;
+      /** Says the hooks below as plain data, so that an object can see to them in this call's place. */
+      readonly duty?: Duty;
+      /** Asked once the call is admitted; a failure refuses it. */
+      readonly begin?: () => Promise<Failure | null>;
+      /** Told that there was no answer, and why; returns what the caller is told. */
+      readonly unanswered?: (failure: Failure) => Promise<Failure>;
+      /** What is begun must be seen to its end, whether or not the client stays. */
+      readonly readOn?: boolean;
+      readonly take?: ForwardOptions["take"];
+      readonly flow?: ForwardOptions["flow"];
+    }
+  | {
+      /** Answers an admitted call, and settles it if it does. */
+      readonly answer: () => Promise<Result<Response, Failure>>;
+    }
+);
+
+/** A call whose caller is known. */
+type Relay = {
+  readonly c: AppContext;
+  readonly route: RelayRoute;
+  readonly caller: Caller;
+  readonly record: CallRecord;
+};
+
+/** Why a call has no answer, and perhaps what its caller is told beside it. */
+type NoAnswer = Failure | Unanswered | "client gone";
+
 /** The handler of a relayed route. */
 export function relayed(route: RelayRoute): Handler {
   return async function relay(c) {
-    const authenticated = await authenticate(c);
-    if (!authenticated.ok) return fail(c, authenticated.error);
-    const caller = authenticated.value;
-    const { settings, requestId } = c.var.call;
-    const record = openRecord(c, caller.policy, caller.access, route.name);
-    const refuse = (failure: Failure): Response => {
-      const wire = describeFailure(failure);
-      record.settle({ status: wire.status, outcome: "error", errorType: wire.type, denial: denialOf(failure) });
-      return fail(c, failure, ownHeaders(caller, wire.status));
-    };
+    const caller = await authenticate(c);
+    if (!caller.ok) return fail(c, caller.error);
+    const record = openRecord(c, caller.value.policy, caller.value.access, route.name);
+    const call: Relay = { c, route, caller: caller.value, record };
     try {
-      const admitted = await admit(c, route, caller, record);
-      if (!admitted.ok) return refuse(admitted.error);
-      const forwarding = admitted.value;
-      const { signal } = c.req.raw;
-      const cut = caller.policy.on_revoke === "cut";
-      const answer =
-        route.billed && caller.policy.on_disconnect === "drain"
-          ? await forwardToDrain(c.env.DRAIN, forwarding, record, signal, cut)
-          : await forward(forwarding, record, signal, settings, {
-              ...(route.rewrite ? { rewrite: (text) => route.rewrite?.(text, caller) ?? null } : {}),
-              ...(cut ? { mayGoOn: whileLive(caller.policy.id, caller.access) } : {}),
-            });
-      if (!answer.ok)
-        return answer.error === "client gone"
-          ? new Response(null, { status: CLIENT_GONE_STATUS })
-          : refuse(answer.error);
-      const { headers, status } = answer.value;
-      headers.set("x-sluice-request-id", requestId);
-      const own = ownHeaders(caller, status);
-      for (const name in own) headers.set(name, own[name] ?? "");
-      return answer.value;
+      const answer = await answerTo(call);
+      return answer.ok ? withOwn(call, answer.value) : refuse(call, answer.error);
     } catch (bug) {
-      refuse({ kind: "internal" });
+      refuse(call, { kind: "internal" });
       throw bug;
     }
   };
 }
 
-/** Checks a call and has it admitted; from then on the record holds what was reserved for it. */
-async function admit(
-  c: AppContext,
-  route: RelayRoute,
-  caller: Caller,
-  record: CallRecord,
-): Promise<Result<Forwarding, Failure>> {
-  const { settings, startedAt, headers } = c.var.call;
-  const { policy, access } = caller;
-  const request = c.req.raw;
-  if (!policy.scopes.includes(route.scope)) return err({ kind: "scope_missing", scope: route.scope });
+async function answerTo(call: Relay): Promise<Result<Response, NoAnswer>> {
+  const checked = await check(call);
+  if (!checked.ok) return checked;
+  const { forwarding, needFor, prepared } = checked.value;
+  const turn = forwarding ? await turnOf(call, forwarding) : ok(null);
+  if (!turn.ok) return turn;
+  // What is made for another call, or was, is paid for by that one.
+  const denied = await admit(call, turn.value?.attached ? needsOneRequest : needFor);
+  if (denied) {
+    turn.value?.release();
+    return err(denied);
+  }
+  if (!forwarding) return prepared.answer();
+  // An object that makes the answer sees to what was prepared itself.
+  return forwarded(call, forwarding, turn.value ? null : prepared, turn.value);
+}
+
+/** An answer with what the gateway adds to it. */
+function withOwn({ caller, record }: Relay, response: Response): Response {
+  const { headers, status } = response;
+  headers.set("x-sluice-request-id", record.facts.requestId);
+  const own = { ...ownHeaders(caller, status), ...cacheHeader(record) };
+  for (const name in own) headers.set(name, own[name] ?? "");
+  return response;
+}
+
+/** Settles a call that has no answer, unless whoever knows more of it has. */
+function refuse({ c, caller, record }: Relay, why: NoAnswer): Response {
+  if (why === "client gone") {
+    record.settle({ status: CLIENT_GONE_STATUS, outcome: "client_gone" });
+    // Nobody receives this.
+    return new Response(null, { status: CLIENT_GONE_STATUS });
+  }
+  const { failure, headers } = "kind" in why ? { failure: why, headers: {} } : why;
+  const { status, type } = describeFailure(failure);
+  record.settle({ status, outcome: "error", errorType: type, denial: denialOf(failure) });
+  // An upload is refused before it is read, and whoever still sends it would meet a closed connection instead.
+  caller.access.background(discard(c.req.raw).catch(() => {}));
+  return fail(c, failure, { ...ownHeaders(caller, status), ...cacheHeader(record), ...headers });
+}
+
+type PreparedForwarding = Extract<Prepared, { path: string }>;
+
+/** What is left of a call when it has been looked at: what goes to an upstream, and what it needs of its accounts. */
+type Checked = { readonly needFor: NeedFor } & (
+  | { readonly forwarding: Forwarding; readonly prepared: PreparedForwarding | null }
+  | { readonly forwarding: null; readonly prepared: Exclude<Prepared, PreparedForwarding> }
+);
+
+const needsOneRequest: NeedFor = () => JUST_A_REQUEST;
+
+/** Checks a call and reads its body. Nothing is reserved for it yet. */
+async function check(call: Relay): Promise<Result<Checked, Failure>> {
+  const { c, route, caller } = call;
+  if (!caller.policy.scopes.includes(route.scope)) return err({ kind: "scope_missing", scope: route.scope });
   const path = route.upstreamPath ? route.upstreamPath(c) : ok(route.name);
   if (!path.ok) return path;
   const forbidden = route.permit?.(c, caller);
   if (forbidden) return err(forbidden);
   // Two values arrive joined by a comma, and no version has one.
-  if (headers.get("anthropic-version")?.includes(",")) {
+  if (c.var.call.headers.get("anthropic-version")?.includes(",")) {
     return err({ kind: "invalid_request", message: "anthropic-version: more than one value" });
   }
-  let body: Uint8Array | null = null;
-  let needFor: NeedFor = () => JUST_A_REQUEST;
-  if (route.hasBody) {
-    const limit = Math.min(settings.maxRequestBytes, policy.limits.max_request_bytes ?? settings.maxRequestBytes);
-    const bytes = await readJsonBytes(request, headers, limit);
-    if (!bytes.ok) return bytes;
-    body = bytes.value;
-    const read = readRequestFacts(body);
-    if (!read.ok) return read;
-    const facts = read.value;
-    record.facts.modelRequested = facts.model;
-    if (!mayUseModel(policy, facts.model)) return err({ kind: "model_not_allowed", model: facts.model });
-    if (route.billed) {
-      const { usual } = leaseBook.key(policy.id);
-      const prices = priceTable.current();
-      const refresh = priceTable.refreshIfDue(c.env.DB);
-      if (refresh) access.background(refresh);
-      const guessed = guess(facts, usual, prices, startedAt);
-      record.facts.stream = facts.stream;
-      record.facts.maxTokens = facts.maxTokens;
-      record.facts.guess = guessed;
-      needFor = (rules) => needOf(rules, facts, guessed, usual, prices, startedAt);
-    }
+  if (route.prepare) return checkPrepared(call, await route.prepare(c, caller, call.record));
+  const target = path.value + queryOf(c.req.raw.url);
+  if (!route.hasBody) {
+    return ok({ needFor: needsOneRequest, forwarding: forwardingOf(call, target, null, {}), prepared: null });
   }
+  const asked = await readMessages(call);
+  if (!asked.ok) return asked;
+  const { body, facts, pinned, needFor } = asked.value;
+  const { model, bound, userId } = facts;
+  return ok({
+    needFor,
+    forwarding: forwardingOf(call, target, body, { model, bound, pinned }, userId),
+    prepared: null,
+  });
+}
+
+/** The same for a call that its route has prepared. */
+function checkPrepared(call: Relay, prepared: Result<Prepared, Failure>): Result<Checked, Failure> {
+  if (!prepared.ok) return prepared;
+  const { needFor = needsOneRequest } = prepared.value;
+  if ("answer" in prepared.value) return ok({ needFor, forwarding: null, prepared: prepared.value });
+  const { path, body = null, unique = false, duty = null, wanted = {} } = prepared.value;
+  const forwarding = { ...forwardingOf(call, path, body, wanted), unique, duty };
+  return ok({ needFor, forwarding, prepared: prepared.value });
+}
+
+function forwardingOf(
+  { c, caller: { policy } }: Relay,
+  path: string,
+  body: Forwarding["body"],
+  wanted: Partial<Wanted>,
+  userId: string | null = null,
+): Forwarding {
+  const { settings, headers } = c.var.call;
+  const conversation = headers.get("x-claude-code-session-id") ?? userId ?? policy.id;
+  return {
+    path,
+    method: c.req.raw.method,
+    headers: upstreamRequestHeaders(headers),
+    body,
+    wanted: { affinity: `${policy.workspace} ${conversation}`, model: null, bound: false, pinned: null, ...wanted },
+    timeouts: timeoutsFor(settings.timeouts, policy.timeouts),
+  };
+}
+
+type Messages = {
+  readonly body: Uint8Array;
+  readonly facts: RequestFacts;
+  /** The upstream that holds the files which the body names. */
+  readonly pinned: string | null;
+  readonly needFor: NeedFor;
+};
+
+/** Reads a Messages body, and whether this caller may ask for what is in it. */
+async function readMessages(call: Relay): Promise<Result<Messages, Failure>> {
+  const { c, route, caller, record } = call;
+  const { settings, headers } = c.var.call;
+  const { policy } = caller;
+  const limit = Math.min(settings.maxRequestBytes, policy.limits.max_request_bytes ?? settings.maxRequestBytes);
+  const body = await readJsonBytes(c.req.raw, headers, limit);
+  if (!body.ok) return body;
+  const facts = readRequestFacts(body.value);
+  if (!facts.ok) return facts;
+  const { model, fileIds } = facts.value;
+  record.facts.modelRequested = model;
+  if (!mayUseModel(policy, model)) return err({ kind: "model_not_allowed", model });
+  const holder = await ownedUpstream(c.env.DB, policy.workspace, fileIds);
+  if (!holder.ok) return holder;
+  const needFor = route.billed ? billedNeed(call, facts.value) : needsOneRequest;
+  return ok({ body: body.value, facts: facts.value, pinned: holder.value, needFor });
+}
+
+/** What a call needs whose answer costs tokens: as much as is usual for its key, at today's prices. */
+function billedNeed({ c, caller: { policy, access }, record }: Relay, asked: RequestFacts): NeedFor {
+  const { startedAt } = c.var.call;
+  const { usual } = leaseBook.key(policy.id);
+  const prices = priceTable.current();
+  const refresh = priceTable.refreshIfDue(c.env.DB);
+  if (refresh) access.background(refresh);
+  const guessed = guess(asked, usual, prices, startedAt);
+  record.facts.stream = asked.stream;
+  record.facts.maxTokens = asked.maxTokens;
+  record.facts.guess = guessed;
+  return (rules) => needOf(rules, asked, guessed, usual, prices, startedAt);
+}
+
+/**
+ * Where a call's answer is made that others may have too, for its idempotency key or in the response cache: by this call,
+ * or by an earlier one. Null: it is this call's alone.
+ */
+async function turnOf(
+  { c, route, caller: { policy, access }, record }: Relay,
+  forwarding: Forwarding,
+): Promise<Result<Turn | null, Failure | "client gone">> {
+  const { headers, requestId } = c.var.call;
+  const { signal } = c.req.raw;
+  const { stream } = record.facts;
+  const { cached = false } = route;
+  const shared = await sharedAnswer({ cached, headers, policy, access, requestId, stream, forwarding });
+  if (!shared.ok) return shared;
+  if (shared.value !== null) record.cache = "bypass";
+  const wish = await idempotencyOf(headers, policy.id, requestId, forwarding);
+  if (!wish.ok) return wish;
+  if (wish.value !== null) return takeTurn(c.env.ANSWER, wish.value, access.background, signal);
+  if (shared.value === null || shared.value === "bypass") return ok(null);
+  const turn = await takeTurn(c.env.ANSWER, shared.value, access.background, signal);
+  // Where what keeps the answer is away, the call is made for itself alone.
+  if (!turn.ok) return turn.error === "client gone" ? turn : ok(null);
+  record.cache = "miss";
+  return turn;
+}
+
+/** Has a call admitted, when it is its turn; from then on the record holds what was reserved for it. Else why not. */
+async function admit(
+  { c, caller: { policy, access, secretSha256 }, record }: Relay,
+  needFor: NeedFor,
+): Promise<Failure | "client gone" | null> {
+  const { modelRequested } = record.facts;
   const asked = clock.now();
-  const admission = await leaseBook.admit(policy, needFor, access);
+  const admission = await leaseBook.admit(policy, needFor, access, {
+    forMs: c.var.call.settings.queueWaitMs,
+    signal: c.req.raw.signal,
+    refused(now) {
+      if (!secretIsLive(now, secretSha256, clock.now())) return { kind: "unauthenticated" };
+      return modelRequested === null || mayUseModel(now, modelRequested)
+        ? null
+        : { kind: "model_not_allowed", model: modelRequested };
+    },
+  });
   record.facts.ledgerMs = clock.now() - asked;
   switch (admission.kind) {
     case "admitted":
       record.facts.admission = admission.reservation.by;
       record.hold(admission.reservation);
-      return ok({
-        url: `${settings.upstreamUrl}${path.value}${queryOf(request.url)}`,
-        method: request.method,
-        headers: upstreamRequestHeaders(headers, settings.upstreamKey),
-        body,
-      });
+      return null;
     case "denied":
-      return err(admission.failure);
+      return admission.failure;
+    case "left":
+      return "client gone";
     case "unknown":
-      return err({ kind: "unauthenticated" });
+      return { kind: "unauthenticated" };
     case "unreachable":
-      return err(LEDGER_AWAY);
+      return LEDGER_AWAY;
   }
+}
+
+/** Has an admitted call answered, and what was prepared for it told how that went. */
+async function forwarded(
+  call: Relay,
+  forwarding: Forwarding,
+  prepared: PreparedForwarding | null,
+  turn: Turn | null,
+): Promise<Result<Response, NoAnswer>> {
+  const hindered = await prepared?.begin?.();
+  if (hindered) return err(hindered);
+  const answer = await send(call, forwarding, prepared, turn);
+  if (answer.ok) return answer;
+  if (answer.error === "client gone") {
+    await prepared?.unanswered?.({ kind: "upstream_cut" });
+    return answer;
+  }
+  const { failure, headers } = answer.error;
+  const told = (await prepared?.unanswered?.(failure)) ?? failure;
+  return err({ failure: aboutHolder(told, forwarding), headers });
+}
+
+/** To where the answer is made: for others too, where it can outlive the client, or else here. */
+function send(
+  { c, route, caller, record }: Relay,
+  forwarding: Forwarding,
+  prepared: PreparedForwarding | null,
+  turn: Turn | null,
+): Promise<Answered> {
+  const { signal } = c.req.raw;
+  const { policy, access } = caller;
+  const cut = policy.on_revoke === "cut";
+  if (turn) return turn.answer(forwarding, record, signal, cut);
+  const here = (): Promise<Answered> =>
+    forward(forwarding, record, signal, c.env, c.var.call.settings, {
+      ...(route.rewrite ? { rewrite: (text) => route.rewrite?.(text, caller) ?? null } : {}),
+      ...(prepared?.take ? { take: prepared.take } : {}),
+      ...(prepared?.flow ? { flow: prepared.flow } : {}),
+      ...(prepared?.readOn ? { drain: () => () => {} } : {}),
+      ...(cut ? { mayGoOn: whileLive(policy.id, access) } : {}),
+    });
+  return route.billed && policy.on_disconnect === "drain"
+    ? forwardToDrain(c.env.DRAIN, forwarding, record, signal, cut, here)
+    : here();
+}
+
+/** That the only upstream which can answer is not in the pool says more than that there is none. */
+function aboutHolder(failure: Failure, { wanted: { pinned } }: Forwarding): Failure {
+  return failure.kind === "no_upstream" && pinned !== null ? { kind: "holder_removed", upstream: pinned } : failure;
+}
+
+/** What the response cache did, where it was spoken of. */
+function cacheHeader({ cache }: CallRecord): HeaderFields {
+  return cache === null ? {} : { [CACHE_HEADER]: cache };
 }
 
 /** The key's own state, or its workspace's where that is tighter (design §6). */
@@ -156,18 +380,20 @@ function denialOf(failure: Failure): Denial | null {
   switch (failure.kind) {
     case "rate_limited":
     case "exceeds_bucket":
+      // An account of the gateway's own is no limit of the caller's.
+      if (failure.scope === "upstream") return null;
       return failure.scope === "workspace" ? `workspace_${failure.limit}` : failure.limit;
     case "over_budget":
       return failure.scope === "workspace" ? "workspace_budget" : "budget";
     case "unavailable":
-      return "ledger";
+      return failure.what === LEDGER_AWAY.what ? "ledger" : null;
     default:
       return null;
   }
 }
 
 /** The query as the client wrote it, `?` included. */
-function queryOf(url: string): string {
+export function queryOf(url: string): string {
   const at = url.indexOf("?");
   return at === -1 ? "" : url.slice(at);
 }

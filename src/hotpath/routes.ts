@@ -11,7 +11,13 @@ import { relayed } from "./relay.ts";
 const MODEL_ID = /^[A-Za-z0-9_-][A-Za-z0-9._:@-]{0,127}$/;
 
 /** `POST /v1/messages`: JSON in, a Message or a stream of its events out, byte for byte. */
-export const messages = relayed({ name: "/v1/messages", scope: "messages", hasBody: true, billed: true });
+export const messages = relayed({
+  name: "/v1/messages",
+  scope: "messages",
+  hasBody: true,
+  billed: true,
+  cached: true,
+});
 
 /** `POST /v1/messages/count_tokens`: `{"input_tokens": n}`. Free: it counts as a request and against nothing else. */
 export const countTokens = relayed({

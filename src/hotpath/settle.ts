@@ -6,7 +6,13 @@ import type { AuditRecord, Denial, Outcome } from "../audit/record.ts";
 import { CallTimer } from "../call-timer.ts";
 import type { AppContext, LogFacts } from "../context.ts";
 import type { KeyPolicy } from "../identity/key-record.ts";
-import { type Access, LeaseBook, type Reservation, type TravellingShare } from "../ledger/lease-book.ts";
+import {
+  type Access,
+  type HeldShare,
+  LeaseBook,
+  type Reservation,
+  type TravellingShare,
+} from "../ledger/lease-book.ts";
 import { recordLine, writeLine } from "../log.ts";
 import { type AnswerFacts, noFacts } from "../wire/anthropic/answer.ts";
 import { costMicroUsd } from "../wire/anthropic/prices.ts";
@@ -84,10 +90,19 @@ export type Surroundings = {
 export class CallRecord {
   readonly facts: CallFacts;
   upstreamRequestId: string | null = null;
+  /** The upstream asked last, and how often one was asked. */
+  upstream: string | null = null;
+  attempts = 0;
+  cache: AuditRecord["cache"] = null;
+  /** The answer is an earlier call's. */
+  replayed = false;
   firstByteAt: number | null = null;
+  /** Sees the call's end before it is settled, and may say it otherwise. */
+  onEnd: ((ending: Ending) => Ending) | null = null;
   readonly #around: Surroundings;
   #settled = Promise.withResolvers<unknown>();
   #reservation: Reservation | null = null;
+  readonly #alsoHeld = new Set<HeldShare>();
   #timer: CallTimer | null = null;
   #ended = false;
 
@@ -104,8 +119,21 @@ export class CallRecord {
     if (this.facts.stream) for (const { borrower } of reservation.shares) borrower.openStreams++;
     this.#timer = new CallTimer(clock, LeaseBook.keepAliveMs, () => {
       const { access } = this.#around;
-      access.background(leaseBook.keepAlive(reservation, access));
+      const shares = [...reservation.shares, ...this.#alsoHeld];
+      access.background(leaseBook.keepAlive({ shares }, access));
     });
+  }
+
+  /** A share for which the call counts only for a while, at an upstream; what comes back lets go of it. */
+  holdAlso(held: HeldShare): () => void {
+    this.#alsoHeld.add(held);
+    return () => {
+      if (this.#alsoHeld.delete(held)) leaseBook.releaseUpstream(held, this.access);
+    };
+  }
+
+  get access(): Access {
+    return this.#around.access;
   }
 
   /** Runs from the admission to the settlement. */
@@ -132,9 +160,10 @@ export class CallRecord {
   }
 
   /** Writes the record. A second ending of the same call is ignored. */
-  settle(ending: Ending): void {
+  settle(end: Ending): void {
     if (this.#ended) return;
     this.#ended = true;
+    const ending = this.onEnd?.(end) ?? end;
     const answer = ending.facts ?? noFacts();
     this.#settled.resolve(this.#tell(ending, answer, this.#release(), clock.now() - this.facts.startedAt));
   }
@@ -162,6 +191,8 @@ export class CallRecord {
     const reservation = this.#reservation;
     this.#reservation = null;
     this.#timer?.stop();
+    for (const held of this.#alsoHeld) leaseBook.releaseUpstream(held, this.access);
+    this.#alsoHeld.clear();
     if (this.facts.stream) for (const { borrower } of reservation?.shares ?? []) borrower.openStreams--;
     return reservation;
   }
@@ -193,6 +224,10 @@ export class CallRecord {
       admission: facts.admission ?? undefined,
       ledger_ms: facts.ledgerMs ?? undefined,
       drained: ending.drained ? 1 : undefined,
+      upstream: this.upstream ?? undefined,
+      attempts: this.attempts || undefined,
+      cache: this.cache ?? undefined,
+      replayed: this.replayed ? 1 : undefined,
       estimated: usage.estimated ? 1 : undefined,
       input_tokens: usage.inputTokens || undefined,
       output_tokens: usage.outputTokens || undefined,

@@ -73,9 +73,13 @@ it("R-07 a drain with too much to do leaves the call with the Worker, which sett
   record.hold(admission.reservation);
   const busy = { fetch: () => Promise.reject(Object.assign(new Error("overloaded"), { overloaded: true })) };
   const drains = { getByName: () => busy } as unknown as Env["DRAIN"];
-  const forwarding = { url: "https://up/", method: "POST", headers: {}, body: null };
-  const answer = await forwardToDrain(drains, forwarding, record, new AbortController().signal, false);
-  expect(answer).toMatchObject({ ok: false, error: { kind: "unavailable" } });
+  const wanted = { affinity: "a", model: null, bound: false, pinned: null };
+  const timeouts = { connectMs: 1, firstByteMs: 1, silenceMs: 1, totalMs: 1, streamTotalMs: 1 };
+  const forwarding = { path: "/", method: "POST", headers: {}, body: null, wanted, timeouts };
+  const never = () => Promise.reject(new Error("not to be made here"));
+  const { signal } = new AbortController();
+  const answer = await forwardToDrain(drains, forwarding, record, signal, false, never);
+  expect(answer).toMatchObject({ ok: false, error: { failure: { kind: "unavailable" } } });
   record.settle({ status: 503, outcome: "error" });
   await Promise.all(background);
   const reports = told.flatMap(({ loans }) => loans);
