@@ -2,6 +2,7 @@
 import { FAMILIES } from "./families.ts";
 import { earlier, type GaugeSums, type Reading } from "./hub.ts";
 import { addTo, BUCKETS_MS, type Totals } from "./tally.ts";
+import type { UpstreamsNow } from "./upstreams.ts";
 
 export const CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -24,9 +25,14 @@ export function merge(readings: readonly Reading[]): Reading {
   return { tally: Object.fromEntries(totals), gauges };
 }
 
-/** `now` in ms since the epoch: ages are counted to it. */
-export function exposition(reading: Reading, version: string, now: number): string {
-  const source = { reading, version, now };
+/** `now` in ms since the epoch: ages are counted to it. `upstreams`: null where nothing is known of them. */
+export function exposition(
+  reading: Reading,
+  version: string,
+  now: number,
+  upstreams: UpstreamsNow | null = null,
+): string {
+  const source = { reading, version, now, upstreams };
   const lines: string[] = [];
   for (const family of FAMILIES) {
     const { name, help, type } = family;

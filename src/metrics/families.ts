@@ -1,13 +1,30 @@
 /** Every metric family there is: what it means, and where its numbers stand in a reading. docs/metrics.md says more. */
+import { DEFAULT_UPSTREAM } from "../upstream/upstream.ts";
 import type { Reading } from "./hub.ts";
-import { ADMISSIONS, DENIALS, ENTRIES, FAIL_OPEN, OTHER, TOKEN_KINDS, VOCABULARY } from "./labels.ts";
+import {
+  ADMISSIONS,
+  CACHE_RESULTS,
+  DENIALS,
+  ENTRIES,
+  FAIL_OPEN,
+  OTHER,
+  TOKEN_KINDS,
+  UPSTREAM_OUTCOMES,
+  VOCABULARY,
+} from "./labels.ts";
 import { BUCKETS_MS, COST } from "./tally.ts";
+import type { UpstreamsNow } from "./upstreams.ts";
 
 type Labels = Readonly<Record<string, string>>;
 /** One series; `value` is a whole histogram where the family is one: the sum in ms, then calls per bucket. */
 type Series<Value> = readonly [labels: Labels, value: Value];
 
-type Source = { readonly reading: Reading; readonly version: string; readonly now: number };
+type Source = {
+  readonly reading: Reading;
+  readonly version: string;
+  readonly now: number;
+  readonly upstreams: UpstreamsNow | null;
+};
 type Described = { readonly name: string; readonly help: string };
 
 export type Family = Described &
@@ -85,6 +102,42 @@ export const FAMILIES: readonly Family[] = [
   },
   scalar("sluice_estimated_requests_total", "Calls whose usage is a bounded estimate.", "estimated"),
   scalar("sluice_drained_requests_total", "Calls read to their end though the client had left.", "drained"),
+  scalar("sluice_upstream_attempts_total", "How often upstreams were asked.", "attempts"),
+  scalar("sluice_upstream_retries_total", "Those of them that were not the first of their call.", "attempts", 1),
+  {
+    name: "sluice_upstream_requests_total",
+    help: "Calls by the upstream that was asked last, and whether it did its part.",
+    type: "counter",
+    read: ({ reading, upstreams }) =>
+      [...upstreamsToShow(reading, upstreams)].flatMap((upstream) =>
+        UPSTREAM_OUTCOMES.map(
+          (outcome): Series<number> => [
+            { upstream, outcome },
+            reading.tally[`upstream|${upstream}|${outcome}`]?.[0] ?? 0,
+          ],
+        ),
+      ),
+  },
+  {
+    name: "sluice_upstream_state",
+    help: "1 for the state that an upstream is in, with the reason for it.",
+    type: "gauge",
+    read: ({ upstreams }) =>
+      [...(upstreams ?? [])].map(([upstream, { state, reason }]) => [
+        reason === null ? { upstream, state } : { upstream, state, reason },
+        1,
+      ]),
+  },
+  gauge("sluice_upstream_pool_up", "Whether the pool of upstreams could be asked.", ({ upstreams }) =>
+    upstreams === null ? 0 : 1,
+  ),
+  {
+    name: "sluice_cache_requests_total",
+    help: "Calls that the response cache had a part in, by what it did for them.",
+    type: "counter",
+    read: ({ reading }) => byWord(reading, "cache", "result", CACHE_RESULTS),
+  },
+  scalar("sluice_replayed_requests_total", "Calls answered by an earlier one with their idempotency key.", "replayed"),
   {
     name: "sluice_unreported_requests_total",
     help: "Requests lent to isolates that never gave account of them, booked in full, and what was returned of these.",
@@ -97,7 +150,11 @@ export const FAMILIES: readonly Family[] = [
     type: "counter",
     read: ({ reading }) => unreported(reading, 1),
   },
-  scalar("sluice_ledger_calls_total", "Calls from isolates to ledgers of keys and workspaces.", "ledger_calls"),
+  scalar(
+    "sluice_ledger_calls_total",
+    "Calls from isolates to ledgers of keys, workspaces and upstreams.",
+    "ledger_calls",
+  ),
   gauge("sluice_open_streams", "Streams that are open.", ({ reading }) => reading.gauges.open_streams),
   gauge(
     "sluice_lent_requests",
@@ -137,8 +194,15 @@ export const FAMILIES: readonly Family[] = [
 ];
 
 /** A counter of one series. */
-function scalar(name: string, help: string, series: string): Family {
-  return { name, help, type: "counter", read: ({ reading }) => [[{}, reading.tally[series]?.[0] ?? 0]] };
+function scalar(name: string, help: string, series: string, place = 0): Family {
+  return { name, help, type: "counter", read: ({ reading }) => [[{}, reading.tally[series]?.[place] ?? 0]] };
+}
+
+/** Those in use, and what was counted under no id of theirs. The others' counters end; the audit has them. */
+function upstreamsToShow(reading: Reading, upstreams: UpstreamsNow | null): ReadonlySet<string> {
+  if (!upstreams) return new Set();
+  const isCounted = (id: string): boolean => UPSTREAM_OUTCOMES.some((word) => reading.tally[`upstream|${id}|${word}`]);
+  return new Set([...upstreams.keys(), ...[DEFAULT_UPSTREAM, OTHER].filter(isCounted)]);
 }
 
 function gauge(name: string, help: string, value: (source: Source) => number): Family {

@@ -1,8 +1,11 @@
 /**
  * The words that may stand in a label. Each label has a fixed vocabulary and everything else is `other`, so that no
- * caller, and no upstream, decides how many series there are (the arithmetic is in docs/metrics.md and in a test).
+ * caller, and no upstream, decides how many series there are (the arithmetic is in docs/metrics.md and in a test). The
+ * one exception are the ids of upstream accounts, which the administrator makes, at most 100 at a time.
  */
 import type { AuditRecord, Denial, Outcome } from "../audit/record.ts";
+import { HINT_REASONS, type Hint, isUpstreamId } from "../upstream/protocol.ts";
+import type { Standing } from "../upstream/standing.ts";
 import table from "../wire/anthropic/prices.json";
 
 export const OTHER = "other";
@@ -11,8 +14,10 @@ export const NO_MODEL = "none";
 
 /** The one route whose calls are counted by model: the others produce no tokens. */
 export const MODEL_ROUTE = "/v1/messages";
+/** Groups of routes that share a word. */
+const GROUPS = ["/v1/messages/batches", "/v1/files"];
 /** The routes that leave audit records. */
-const ROUTES = [MODEL_ROUTE, "/v1/messages/count_tokens", "/v1/models", "/v1/models/:id", "/v1/key"];
+const ROUTES = [MODEL_ROUTE, "/v1/messages/count_tokens", "/v1/models", "/v1/models/:id", "/v1/key", ...GROUPS];
 
 /** A model costs about thirty series. Models further down a price list that outgrows this are `other`. */
 export const MAX_MODELS = 20;
@@ -25,7 +30,7 @@ const STATUSES = [200, 400, 401, 403, 404, 413, 429, 499, 500, 502, 503, 504, 52
 /** A client that left before its answer; nothing was sent. */
 const CLIENT_GONE_STATUS = 499;
 
-const OUTCOMES = Object.keys({ complete: 0, client_gone: 0, upstream_cut: 0, error: 0 } satisfies Record<
+export const OUTCOMES = Object.keys({ complete: 0, client_gone: 0, upstream_cut: 0, error: 0 } satisfies Record<
   Exclude<Outcome, "unreported">,
   0
 >);
@@ -50,6 +55,32 @@ export const ADMISSIONS = Object.keys({ lease: 0, ledger: 0, [FAIL_OPEN]: 0 } sa
   0
 >);
 
+export const CACHE_RESULTS = Object.keys({ hit: 0, miss: 0, bypass: 0 } satisfies Record<
+  NonNullable<AuditRecord["cache"]>,
+  0
+>);
+
+/** Whether an upstream did its part: what is the caller's own fault, and a client that leaves, are none of its. */
+export const UPSTREAM_OUTCOMES = ["ok", "error"] as const;
+/** What the gateway answers with when an upstream refuses, is at its limits or has no credit; and all from 500 on. */
+const UPSTREAM_FAULTS = [402, 408, 429];
+
+/** As upstreams' health is told; `unusable`: its key or address can't be used. */
+export const UPSTREAM_STATES = Object.keys({
+  healthy: 0,
+  cooling: 0,
+  open: 0,
+  refused: 0,
+  unusable: 0,
+} satisfies Record<Standing["state"], 0>);
+
+const REASONS = Object.keys({
+  ...(Object.fromEntries(HINT_REASONS.map((reason) => [reason, 0])) as Record<Hint["reason"], 0>),
+  unknown_master: 0,
+  tampered: 0,
+  host_not_allowed: 0,
+} satisfies Record<NonNullable<Standing["reason"]>, 0>);
+
 /** The kinds of tokens: the record's field, and its word. Thinking is part of output. */
 export const TOKEN_KINDS = [
   ["input_tokens", "input"],
@@ -63,21 +94,23 @@ export const TOKEN_KINDS = [
 /** What was booked of an unreported loan, and what came back of it. Apart, since a counter must not fall. */
 export const ENTRIES = ["booked", "returned"] as const;
 
-/** Every label with everything it may say; `le` and `version` are numbers and the release. */
+/** Every label with everything it may say; `le`, `version` and `upstream` are numbers, the release and ids. */
 export const VOCABULARY = {
   route: [...ROUTES, OTHER],
   model: [...MODELS, OTHER, NO_MODEL],
   status: [...STATUSES.map(String), "4xx", "5xx", OTHER],
-  outcome: OUTCOMES,
-  reason: [...DENIALS, OTHER],
+  outcome: [...OUTCOMES, ...UPSTREAM_OUTCOMES.filter((word) => !OUTCOMES.includes(word))],
+  reason: [...DENIALS, ...REASONS.filter((word) => word !== OTHER), OTHER],
   by: [...ADMISSIONS, OTHER],
   kind: TOKEN_KINDS.map(([, word]) => word),
   stream: ["true", "false"],
   entry: ENTRIES,
+  result: [...CACHE_RESULTS, OTHER],
+  state: UPSTREAM_STATES,
 } as const satisfies Record<string, readonly string[]>;
 
 export function routeLabel(route: unknown): string {
-  return known(ROUTES, route);
+  return GROUPS.find((group) => typeof route === "string" && route.startsWith(`${group}/`)) ?? known(ROUTES, route);
 }
 
 /** A dated id is its undated model, and so is the latest of it. */
@@ -107,6 +140,19 @@ export function denialLabel(denial: string): string {
 
 export function admissionLabel(admission: string): string {
   return known(ADMISSIONS, admission);
+}
+
+export function cacheLabel(cache: string): string {
+  return known(CACHE_RESULTS, cache);
+}
+
+export function upstreamLabel(upstream: string): string {
+  return isUpstreamId(upstream) ? upstream : OTHER;
+}
+
+export function upstreamOutcomeLabel(status: unknown, outcome: unknown): (typeof UPSTREAM_OUTCOMES)[number] {
+  if (outcome === "upstream_cut" || typeof status !== "number") return "error";
+  return status >= 500 || UPSTREAM_FAULTS.includes(status) ? "error" : "ok";
 }
 
 function known(words: readonly string[], word: unknown): string {

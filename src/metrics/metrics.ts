@@ -22,7 +22,7 @@ import {
   type Reading,
   type Report,
 } from "./hub.ts";
-import { addTo, sum, type Tally, type Totals } from "./tally.ts";
+import { bounded, sum, type Tally, type Totals } from "./tally.ts";
 
 /** A gauge that was not told again for this long says nothing about now. */
 export const GAUGE_LIFE_MS = 60_000;
@@ -68,8 +68,7 @@ export class Metrics extends DurableObject<Env> implements MetricsHub {
   #store(ledger: string, seq: number, tally: Tally, report: Report): void {
     const { sql } = this.ctx.storage;
     const known = JSON.parse(this.#row(ledger).counters) as Record<string, number>;
-    const delta: Totals = new Map();
-    addTo(delta, tally);
+    const delta = bounded(this.#totals, tally);
     for (const counter of COUNTERS) {
       const value = report.counters[counter] ?? 0;
       // Never downwards: an older report may come after a newer one.

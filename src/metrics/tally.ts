@@ -5,13 +5,14 @@
  *
  * Series, with `|` between their words: `requests|route|model|status|outcome` [calls] · `usage|model` [tokens by
  * kind, µUSD] · `duration|route`, `ttfb|stream`, `wait` [sum in ms, calls per bucket] · `denials|reason`, `admissions|by`,
- * `estimated`, `drained`, `unreadable` [times] · `unreported|entry` [calls, µUSD]. The ledgers' own counters (hub.ts)
- * are series too.
+ * `cache|result`, `upstream|id|outcome`, `estimated`, `drained`, `replayed`, `unreadable` [times] · `attempts` [all, those
+ * beyond the first] · `unreported|entry` [calls, µUSD]. The ledgers' own counters (hub.ts) are series too.
  */
 import { asFields } from "../wire/anthropic/usage.ts";
 import { parseJson } from "../wire/json.ts";
 import {
   admissionLabel,
+  cacheLabel,
   denialLabel,
   MODEL_ROUTE,
   modelLabel,
@@ -21,6 +22,8 @@ import {
   routeLabel,
   statusLabel,
   TOKEN_KINDS,
+  upstreamLabel,
+  upstreamOutcomeLabel,
 } from "./labels.ts";
 
 export type Tally = Readonly<Record<string, readonly number[]>>;
@@ -43,6 +46,29 @@ export const BUCKETS_MS = [
 
 /** No single call has more of anything: sums stay exact far beyond nine thousand of the absurdest. */
 const MAX_PER_RECORD = 1e12;
+
+const UPSTREAM_SERIES = "upstream|";
+/**
+ * Series of upstreams that are kept, two for each: of so many accounts in the life of a deployment. Those that come later
+ * are counted together.
+ */
+export const MAX_UPSTREAM_SERIES = 1_000;
+
+/** A tally whose upstreams beyond those that there is room for, beside the ones known, have become `other`. */
+export function bounded(known: ReadonlyMap<string, unknown>, tally: Tally): Totals {
+  const result: Totals = new Map();
+  const isUpstream = (series: string): boolean => series.startsWith(UPSTREAM_SERIES);
+  let room: number | undefined;
+  for (const [series, numbers] of Object.entries(tally)) {
+    let name = series;
+    if (isUpstream(series) && !known.has(series)) {
+      room ??= MAX_UPSTREAM_SERIES - [...known.keys()].filter(isUpstream).length;
+      if (room-- <= 0) name = `${UPSTREAM_SERIES}${OTHER}|${series.split("|")[2] ?? OTHER}`;
+    }
+    result.set(name, sum(result.get(name), numbers));
+  }
+  return result;
+}
 
 /** Folds batches of records, each the JSON text of an array. A missing field means null, or 0; `requests` means 1. */
 export function observe(batches: readonly string[]): Tally {
@@ -92,6 +118,14 @@ function observeOne(totals: Totals, record: ReturnType<typeof asFields>): void {
   if (usage.some((number) => number > 0)) count(totals, `usage|${model === NO_MODEL ? OTHER : model}`, ...usage);
   if (whole(record.estimated) > 0) count(totals, "estimated", 1);
   if (whole(record.drained) > 0) count(totals, "drained", 1);
+  const attempts = whole(record.attempts);
+  if (attempts > 0) {
+    count(totals, "attempts", attempts, attempts - 1);
+    const words = [upstreamLabel(String(record.upstream)), upstreamOutcomeLabel(status, outcome)];
+    count(totals, `${UPSTREAM_SERIES}${words.join("|")}`, 1);
+  }
+  if (typeof record.cache === "string") count(totals, `cache|${cacheLabel(record.cache)}`, 1);
+  if (whole(record.replayed) > 0) count(totals, "replayed", 1);
   if (typeof admission === "string") {
     count(totals, `admissions|${admissionLabel(admission)}`, 1);
     // A wait of 0 may have been left out.
@@ -102,6 +136,8 @@ function observeOne(totals: Totals, record: ReturnType<typeof asFields>): void {
     count(totals, `denials|${denialLabel(denial)}`, 1);
     return;
   }
+  // What was booked without a call of its own: the time is another call's.
+  if (calls === 0) return;
   time(totals, `duration|${route}`, whole(record.duration_ms));
   if (typeof record.ttfb_ms === "number") {
     time(totals, `ttfb|${whole(record.stream) > 0 ? "true" : "false"}`, whole(record.ttfb_ms));

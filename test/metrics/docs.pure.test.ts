@@ -32,7 +32,7 @@ const kinds = new Map(
     type === "histogram" ? ["_bucket", "_sum", "_count"].map((part) => [`${name}${part}`, "counter"]) : [[name, type]],
   ),
 );
-const labelsOf: Readonly<Record<string, readonly string[]>> = VOCABULARY;
+const labelsOf: Readonly<Record<string, readonly string[]>> = { ...VOCABULARY, upstream: [] };
 
 /** What is wrong with a query: names that do not exist, and counters that are looked at as if they were gauges. */
 function faults(query: string): string[] {
@@ -114,7 +114,7 @@ describe("docs/metrics.md", () => {
   it("has a row for every family, with its type and labels, and for no other", () => {
     expect([...rows].map(([name, { type }]) => [name, type])).toEqual(FAMILIES.map(({ name, type }) => [name, type]));
     const labels = [...rows.values()].flatMap((row) => row.labels);
-    expect(new Set(labels)).toEqual(new Set([...Object.keys(VOCABULARY), "version"]));
+    expect(new Set(labels)).toEqual(new Set([...Object.keys(VOCABULARY), "upstream", "version"]));
   });
 
   it("names every word of every label but the models'", () => {

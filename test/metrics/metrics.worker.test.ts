@@ -11,6 +11,7 @@ import { merge } from "../../src/metrics/exposition.ts";
 import { type Gauges, hubAt, hubOf, type MetricsHub, type Report, SHARDS, shardOf } from "../../src/metrics/hub.ts";
 import { GAUGE_LIFE_MS } from "../../src/metrics/metrics.ts";
 import { observe } from "../../src/metrics/tally.ts";
+import { poolOf } from "../../src/upstream/protocol.ts";
 import { newId } from "../../src/wire/ids.ts";
 import { ADMIN_TOKEN, auditRecord, makeKey, send } from "../admin/control-plane.ts";
 import { scraped } from "./scraped.ts";
@@ -420,6 +421,51 @@ describe("GET /metrics", () => {
     expect(text).not.toMatch(/CANARY|key_|req_|ws_|sk-/i);
     expect(text).not.toContain(made.key);
     expect(text).not.toContain(ADMIN_TOKEN);
+  });
+
+  it("tells the state of every upstream in use, and goes on without it while the pool is away", async () => {
+    vi.spyOn(console, "log").mockImplementation(() => {});
+    await env.DB.prepare("DELETE FROM upstreams").run();
+    await runInDurableObject(env.UPSTREAM_POOL.getByName("pool"), (_, { storage }) => storage.deleteAll());
+    await evictDurableObject(env.UPSTREAM_POOL.getByName("pool"));
+    const alone = scraped(await (await scrape(ADMIN_TOKEN)).text());
+    expect(alone.value('sluice_upstream_state{upstream="up_default",state="healthy"}')).toBe(1);
+    const made = await Promise.all(
+      ["a", "b", "c", "d"].map(async (name) => {
+        const json = { name, base_url: "https://api.anthropic.com", api_key: "sk-ant-KEY-CANARY-0123456789" };
+        return ((await (await send("upstreams", { json })).json()) as { id: string }).id;
+      }),
+    );
+    const [cooling, refused, fine, gone] = made;
+    if (!cooling || !refused || !fine || !gone) throw new Error("no upstreams");
+    await send(`upstreams/${gone}`, { method: "DELETE" });
+    const at = Date.now();
+    const hints = [
+      { upstream: cooling, kind: "cooling", reason: "rate_limited", model: "MODEL-CANARY", at, until: at + 60_000 },
+      { upstream: refused, kind: "refused", reason: "authentication", at, until: at + 60_000 },
+      { upstream: fine, kind: "healthy", reason: "recovered", at, until: at + 60_000 },
+    ] as const;
+    await poolOf(env.UPSTREAM_POOL).exchange({ version: 0, hints, homes: [], since: 0 });
+    const states = (text: string) => [...(scraped(text).families.get("sluice_upstream_state")?.samples.keys() ?? [])];
+    const text = await (await scrape(ADMIN_TOKEN)).text();
+    expect(states(text).sort()).toEqual(
+      [
+        `sluice_upstream_state{upstream="${cooling}",state="cooling",reason="rate_limited"}`,
+        `sluice_upstream_state{upstream="${refused}",state="refused",reason="authentication"}`,
+        `sluice_upstream_state{upstream="${fine}",state="healthy"}`,
+      ].sort(),
+    );
+    expect(text).not.toMatch(/CANARY|anthropic\.com/);
+    const otherMaster = { MASTER_KEY: `9:${btoa("master-key-that-has-sealed-none!")}` } as unknown as Partial<Env>;
+    expect(states(await (await scrape(ADMIN_TOKEN, otherMaster)).text())).toContain(
+      `sluice_upstream_state{upstream="${fine}",state="unusable",reason="unknown_master"}`,
+    );
+    const broken = { getByName: () => ({ exchange: () => Promise.reject(new Error("overloaded")) }) };
+    const response = await scrape(ADMIN_TOKEN, { UPSTREAM_POOL: broken as unknown as Env["UPSTREAM_POOL"] });
+    const away = await response.text();
+    expect([response.status, states(away), scraped(away).value("sluice_upstream_pool_up")]).toEqual([200, [], 0]);
+    expect(scraped(away).families.has("sluice_requests_total")).toBe(true);
+    for (const id of made) await send(`upstreams/${id}`, { method: "DELETE" });
   });
 
   it("is a 503 when a shard does not answer, with no number in it, and tries twice before", async () => {

@@ -4,14 +4,29 @@ import { CONTENT_TYPE, exposition, merge } from "../../src/metrics/exposition.ts
 import { FAMILIES } from "../../src/metrics/families.ts";
 import { COUNTERS, type GaugeSums, type Reading, SHARDS, shardOf } from "../../src/metrics/hub.ts";
 import {
+  CACHE_RESULTS,
+  DENIALS,
   MAX_MODELS,
   modelLabel,
+  OUTCOMES,
   outcomeLabel,
   statusLabel,
   TOKEN_KINDS,
+  upstreamOutcomeLabel,
   VOCABULARY,
 } from "../../src/metrics/labels.ts";
-import { addTo, BUCKETS_MS, observe, type Tally, type Totals } from "../../src/metrics/tally.ts";
+import {
+  addTo,
+  BUCKETS_MS,
+  bounded,
+  MAX_UPSTREAM_SERIES,
+  observe,
+  type Tally,
+  type Totals,
+} from "../../src/metrics/tally.ts";
+import type { UpstreamsNow } from "../../src/metrics/upstreams.ts";
+import { UPSTREAM_ID } from "../../src/upstream/protocol.ts";
+import { MAX_UPSTREAMS } from "../../src/upstream/upstream-store.ts";
 import table from "../../src/wire/anthropic/prices.json";
 import { scraped } from "./scraped.ts";
 
@@ -35,6 +50,9 @@ const readingOf = (tally: Tally, gauges: Partial<GaugeSums> = {}): Reading => ({
 const scrapeOf = (records: readonly unknown[]) =>
   scraped(exposition(readingOf(observe([JSON.stringify(records)])), "1", NOW));
 
+const upstreamId = (n: number): string => `up_${String(n).padStart(26, "0")}`;
+const healthy = (...ids: string[]): UpstreamsNow => new Map(ids.map((id) => [id, { state: "healthy", reason: null }]));
+
 /** Records as settle writes them, with what may be left out left out. */
 const record = fc.record(
   {
@@ -57,6 +75,10 @@ const record = fc.record(
     output_tokens: fc.nat(64_000),
     cache_read_input_tokens: fc.nat(200_000),
     thinking_tokens: fc.nat(1_000),
+    upstream: fc.constantFrom("up_default", upstreamId(1), upstreamId(2), "x"),
+    attempts: fc.nat(10),
+    cache: fc.constantFrom(null, "hit", "miss", "bypass"),
+    replayed: fc.constantFrom(0, 1),
   },
   { requiredKeys: ["route", "status", "outcome"] },
 );
@@ -98,7 +120,8 @@ describe("tallies", () => {
         const reported = rows.filter(({ outcome }) => outcome !== "unreported");
         const total = (pick: (row: (typeof rows)[number]) => number) =>
           reported.reduce((sum, row) => sum + pick(row), 0);
-        const text = exposition(readingOf(observe(all.map(textOf))), "1", NOW);
+        const inUse = healthy(upstreamId(1), upstreamId(2));
+        const text = exposition(readingOf(observe(all.map(textOf))), "1", NOW, inUse);
         const scrape = scraped(text);
         expect(scrape.sum("sluice_requests_total")).toBe(total(({ requests }) => Math.max(0, requests ?? 1)));
         expect(scrape.sum("sluice_cost_micro_usd_total")).toBe(total((row) => Math.max(0, row.cost_micro_usd ?? 0)));
@@ -108,7 +131,9 @@ describe("tallies", () => {
         expect(scrape.sum("sluice_tokens_total", { kind: "cache_write_5m" })).toBe(0);
         const denied = reported.filter(({ denial }) => denial);
         expect(scrape.sum("sluice_denials_total")).toBe(denied.length);
-        expect(scrape.sum("sluice_request_duration_seconds_count")).toBe(reported.length - denied.length);
+        expect(scrape.sum("sluice_request_duration_seconds_count")).toBe(
+          reported.filter(({ denial, requests }) => !denial && requests !== 0).length,
+        );
         expect(scrape.sum("sluice_estimated_requests_total")).toBe(total((row) => row.estimated ?? 0));
         const admitted = reported.filter(({ admission }) => admission);
         expect(scrape.sum("sluice_admissions_total")).toBe(admitted.length);
@@ -116,6 +141,21 @@ describe("tallies", () => {
         expect(scrape.sum("sluice_limiter_fallbacks_total")).toBe(
           admitted.filter(({ admission }) => admission === "fail_open").length,
         );
+        const asked = reported.filter(({ attempts }) => (attempts ?? 0) > 0);
+        expect(scrape.sum("sluice_upstream_attempts_total")).toBe(total((row) => row.attempts ?? 0));
+        expect(scrape.sum("sluice_upstream_retries_total")).toBe(total((row) => Math.max(0, (row.attempts ?? 0) - 1)));
+        expect(scrape.sum("sluice_upstream_requests_total")).toBe(asked.length);
+        for (const upstream of ["up_default", upstreamId(1)]) {
+          expect(scrape.sum("sluice_upstream_requests_total", { upstream })).toBe(
+            asked.filter((row) => row.upstream === upstream).length,
+          );
+        }
+        for (const result of CACHE_RESULTS) {
+          expect(scrape.sum("sluice_cache_requests_total", { result })).toBe(
+            reported.filter(({ cache }) => cache === result).length,
+          );
+        }
+        expect(scrape.sum("sluice_replayed_requests_total")).toBe(total((row) => row.replayed ?? 0));
         const booked = scrape.sum("sluice_unreported_cost_micro_usd_total", { entry: "booked" });
         const returned = scrape.sum("sluice_unreported_cost_micro_usd_total", { entry: "returned" });
         const unreported = rows.filter(({ outcome }) => outcome === "unreported");
@@ -207,6 +247,7 @@ const FIELDS = [
     "session_id",
   ],
   ...TOKEN_KINDS.map(([field]) => field),
+  ...["upstream", "attempts", "cache", "replayed"],
 ];
 const absurd = fc
   .record(Object.fromEntries(FIELDS.map((field) => [field, anything])), { requiredKeys: [] })
@@ -214,17 +255,19 @@ const absurd = fc
 
 /** What labels may say at the most, family by family: docs/metrics.md has the same sum. */
 function most(models: number): number {
-  const { route, kind, reason, by } = VOCABULARY;
+  const { route, kind, by } = VOCABULARY;
   const statuses = VOCABULARY.status.length;
   // 200 and "other" have every outcome, the others one each.
-  const ends = statuses - 2 + 2 * VOCABULARY.outcome.length;
+  const ends = statuses - 2 + 2 * OUTCOMES.length;
   const histogram = BUCKETS_MS.length + 3;
   return (
     (models + 2 + route.length - 1) * ends +
     (models + 1) * (kind.length + 1) +
     histogram * (route.length + VOCABULARY.stream.length + 1) +
-    reason.length +
+    DENIALS.length +
+    1 +
     by.length +
+    VOCABULARY.result.length +
     2 * VOCABULARY.entry.length +
     FAMILIES.length
   );
@@ -237,6 +280,12 @@ describe("L-06 labels and series", () => {
         const scrape = scrapeOf(records);
         for (const [label, values] of scrape.labels) {
           if (label === "le" || label === "version") continue;
+          if (label === "upstream") {
+            expect([...values].filter((id) => id !== "other" && id !== "up_default" && !UPSTREAM_ID.test(id))).toEqual(
+              [],
+            );
+            continue;
+          }
           expect(VOCABULARY).toHaveProperty(label);
           const words: readonly string[] = VOCABULARY[label as keyof typeof VOCABULARY];
           expect([...values].filter((value) => !words.includes(value))).toEqual([]);
@@ -249,8 +298,10 @@ describe("L-06 labels and series", () => {
     );
   });
 
-  it("there are at most 1,000 series, and no more after 10,000 callers who each name something else", () => {
-    expect(most(MAX_MODELS)).toBeLessThanOrEqual(1_000);
+  it("there are at most 1,100 series, and no more after 10,000 callers who each name something else", () => {
+    expect(most(MAX_MODELS)).toBeLessThanOrEqual(1_100);
+    // Of upstreams two counters and a state for each in use, and the counters of the environment's and of all others.
+    expect(most(MAX_MODELS) + 3 * MAX_UPSTREAMS + 4).toBeLessThanOrEqual(1_500);
     const few = Object.values(VOCABULARY.status);
     const records = Array.from({ length: 10_000 }, (_, i) => ({
       route: VOCABULARY.route[i % 7] ?? `/v1/${i}`,
@@ -265,6 +316,9 @@ describe("L-06 labels and series", () => {
       duration_ms: i,
       input_tokens: 1,
       cost_micro_usd: 1,
+      upstream: `upstream-${i}`,
+      attempts: 2,
+      cache: `cache-${i}`,
       client: `client-${i}`,
       session_id: `session-${i}`,
       key_id: `key_${i}`,
@@ -273,9 +327,86 @@ describe("L-06 labels and series", () => {
     expect(scrape.sum("sluice_requests_total")).toBe(10_000);
     expect(scrape.series).toBeGreaterThan(300);
     expect(scrape.series).toBeLessThanOrEqual(most(VOCABULARY.model.length - 2));
+    expect(scrape.sum("sluice_cache_requests_total", { result: "other" })).toBe(10_000);
     expect(JSON.stringify([...scrape.labels].map(([label, values]) => [label, [...values]]))).not.toMatch(
-      /client-|session-|key_|model-\d|claude-\d+"|denial-|by-|outcome-/,
+      /client-|session-|upstream-|cache-|key_|model-\d|claude-\d+"|denial-|by-|outcome-/,
     );
+  });
+});
+
+describe("upstreams", () => {
+  const asked = (upstream: string, more: object = {}) => ({
+    upstream,
+    attempts: 1,
+    status: 200,
+    outcome: "complete",
+    ...more,
+  });
+  const scrapeWith = (records: readonly unknown[], upstreams: UpstreamsNow | null) =>
+    scraped(exposition(readingOf(observe([textOf(records)])), "1", NOW, upstreams));
+
+  it("are at fault for their refusals, limits, errors and cuts, and not for what callers do", () => {
+    const faults = [402, 408, 429, 500, 502, 503, 504, 529].map((status) => upstreamOutcomeLabel(status, "error"));
+    expect(new Set(faults)).toEqual(new Set(["error"]));
+    expect(upstreamOutcomeLabel(200, "upstream_cut")).toBe("error");
+    const fine = [400, 404, 409, 413].map((status) => upstreamOutcomeLabel(status, "error"));
+    expect(new Set([...fine, upstreamOutcomeLabel(200, "complete"), upstreamOutcomeLabel(499, "client_gone")])).toEqual(
+      new Set(["ok"]),
+    );
+  });
+
+  it("in use are shown with their counters from 0, removed ones not, and the environment's if it was ever asked", () => {
+    const records = [asked(upstreamId(1)), asked(upstreamId(1), { status: 529 }), asked(upstreamId(9)), asked("evil")];
+    const scrape = scrapeWith(records, healthy(upstreamId(1), upstreamId(2)));
+    expect([...(scrape.families.get("sluice_upstream_requests_total")?.samples ?? [])]).toEqual([
+      [`sluice_upstream_requests_total{upstream="${upstreamId(1)}",outcome="ok"}`, 1],
+      [`sluice_upstream_requests_total{upstream="${upstreamId(1)}",outcome="error"}`, 1],
+      [`sluice_upstream_requests_total{upstream="${upstreamId(2)}",outcome="ok"}`, 0],
+      [`sluice_upstream_requests_total{upstream="${upstreamId(2)}",outcome="error"}`, 0],
+      ['sluice_upstream_requests_total{upstream="other",outcome="ok"}', 1],
+      ['sluice_upstream_requests_total{upstream="other",outcome="error"}', 0],
+    ]);
+    const later = scrapeWith([asked("up_default")], healthy(upstreamId(1)));
+    expect(later.value('sluice_upstream_requests_total{upstream="up_default",outcome="ok"}')).toBe(1);
+  });
+
+  it("have one state each, with its reason, and none while the pool is away", () => {
+    const now: UpstreamsNow = new Map([
+      [upstreamId(1), { state: "healthy", reason: null }],
+      [upstreamId(2), { state: "cooling", reason: "rate_limited" }],
+      [upstreamId(3), { state: "unusable", reason: "unknown_master" }],
+    ]);
+    const scrape = scrapeWith([asked(upstreamId(1))], now);
+    expect([...(scrape.families.get("sluice_upstream_state")?.samples.keys() ?? [])]).toEqual([
+      `sluice_upstream_state{upstream="${upstreamId(1)}",state="healthy"}`,
+      `sluice_upstream_state{upstream="${upstreamId(2)}",state="cooling",reason="rate_limited"}`,
+      `sluice_upstream_state{upstream="${upstreamId(3)}",state="unusable",reason="unknown_master"}`,
+    ]);
+    expect(scrape.sum("sluice_upstream_state")).toBe(3);
+    expect(scrape.value("sluice_upstream_pool_up")).toBe(1);
+    const away = scrapeWith([asked(upstreamId(1))], null);
+    expect(away.value("sluice_upstream_pool_up")).toBe(0);
+    expect(away.families.get("sluice_upstream_state")?.samples.size).toBe(0);
+    expect(away.families.get("sluice_upstream_requests_total")?.samples.size).toBe(0);
+    expect(away.value("sluice_upstream_attempts_total")).toBe(1);
+  });
+
+  it("beyond those that an object has room for are counted together, and the ones it knows go on", () => {
+    const ids = Array.from({ length: MAX_UPSTREAM_SERIES }, (_, i) => upstreamId(i));
+    const totals: Totals = new Map();
+    const take = (tally: Tally) => addTo(totals, Object.fromEntries(bounded(totals, tally)));
+    const first = ids.slice(0, MAX_UPSTREAM_SERIES / 2);
+    take(observe([textOf(first.flatMap((id) => [asked(id), asked(id, { status: 500 })]))]));
+    expect(totals.size).toBeGreaterThanOrEqual(MAX_UPSTREAM_SERIES);
+    take(observe([textOf(ids.map((id) => asked(id)))]));
+    const upstreams = [...totals].filter(([series]) => series.startsWith("upstream|"));
+    expect(upstreams.length).toBe(MAX_UPSTREAM_SERIES + 1);
+    expect(totals.get(`upstream|${first[0]}|ok`)).toEqual([2]);
+    expect(totals.get("upstream|other|ok")).toEqual([ids.length - first.length]);
+    expect(upstreams.reduce((sum, [, [calls = 0]]) => sum + calls, 0)).toBe(2 * ids.length);
+    // One message may bring more than there is room for.
+    const crowd = Array.from({ length: 2 * MAX_UPSTREAM_SERIES }, (_, i) => asked(upstreamId(i)));
+    expect(bounded(new Map(), observe([textOf(crowd)])).get("upstream|other|ok")).toEqual([MAX_UPSTREAM_SERIES]);
   });
 });
 
@@ -284,7 +415,7 @@ describe("the text", () => {
     expect(CONTENT_TYPE).toBe("text/plain; version=0.0.4; charset=utf-8");
     const scrape = scraped(exposition(readingOf({}), "1", NOW));
     expect([...scrape.families.keys()]).toEqual(FAMILIES.map(({ name }) => name));
-    expect(scrape.families.get("sluice_denials_total")?.samples.size).toBe(VOCABULARY.reason.length - 1);
+    expect(scrape.families.get("sluice_denials_total")?.samples.size).toBe(DENIALS.length);
     expect(scrape.value('sluice_time_to_first_byte_seconds_bucket{stream="true",le="+Inf"}')).toBe(0);
     expect(scrape.families.get("sluice_ledger_wait_seconds")?.samples.size).toBe(BUCKETS_MS.length + 3);
   });
