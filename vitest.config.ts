@@ -6,6 +6,7 @@ const TEST_SECRETS = {
   ADMIN_TOKEN: "admin-token-of-the-tests",
   ANTHROPIC_API_KEY: "sk-ant-UPKEY-CANARY",
   KEY_TAG_SECRET: "tag-secret-of-the-tests-0123456789",
+  MASTER_KEY: "1:bWFzdGVyLWtleS1vZi10aGUtdGVzdHMtMDEyMzQ1Njc=",
 };
 
 export default defineConfig({
@@ -23,6 +24,7 @@ export default defineConfig({
             miniflare: {
               bindings: {
                 ...TEST_SECRETS,
+                ALLOW_LOCAL_UPSTREAMS: "true",
                 UPSTREAM_URL: `http://127.0.0.1:${inject("upstreamPort")}`,
                 TEST_MIGRATIONS: await readD1Migrations("./migrations"),
               },

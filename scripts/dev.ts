@@ -28,6 +28,8 @@ const vars = {
   ANTHROPIC_API_KEY: process.env.ANTHROPIC_API_KEY || "sk-ant-simulated",
   ADMIN_TOKEN: adminToken,
   KEY_TAG_SECRET: process.env.KEY_TAG_SECRET || "a-tag-secret-for-development-only",
+  MASTER_KEY: process.env.MASTER_KEY || Buffer.from("a-master-key-for-developing-only").toString("base64"),
+  ALLOW_LOCAL_UPSTREAMS: process.env.ALLOW_LOCAL_UPSTREAMS || "true",
 };
 const flags = Object.entries(vars).flatMap(([name, value]) => ["--var", `${name}:${value}`]);
 const dev = spawn(

@@ -1,10 +1,10 @@
 /**
  * `npm start`: the gateway on the local runtime, with the simulated Claude behind it unless a real upstream is named,
  * a ready key, and lines to paste. Settings come from the environment: PORT, STATE_DIR, ADMIN_TOKEN, KEY_TAG_SECRET,
- * ANTHROPIC_API_KEY, UPSTREAM_URL and those that are passed on as they are (PASSED_ON; src/env.ts reads them).
+ * MASTER_KEY, ALLOW_LOCAL_UPSTREAMS, ANTHROPIC_API_KEY, UPSTREAM_URL and those that are passed on as they are (PASSED_ON; src/env.ts reads them).
  */
 import { randomBytes } from "node:crypto";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { build } from "./build.ts";
 import { CannotStart, freePort, ROOT, startLocalWorker, untilStopped } from "./local-runtime.ts";
@@ -16,21 +16,29 @@ const PASSED_ON = [
   "FIRST_BYTE_TIMEOUT_MS",
   "SILENCE_TIMEOUT_MS",
   "TOTAL_TIMEOUT_MS",
+  "CONNECT_TIMEOUT_MS",
+  "STREAM_TOTAL_TIMEOUT_MS",
+  "MAX_ATTEMPTS",
+  "QUEUE_WAIT_MS",
   "LEDGER_DEADLINE_MS",
   "AUDIT_RETENTION_DAYS",
   "LOG_JOIN_MS",
   "KEY_TAG_SECRET_PREVIOUS",
+  "UPSTREAM_HOSTS",
 ];
+const CLIENT_SCOPES = ["messages", "conversations", "templates:read", "batches", "files"];
 const HOUR_MS = 60 * 60 * 1_000;
 
 /** What this machine keeps between starts, beside the runtime's own state. Readable by its owner alone. */
-type LocalSecrets = { key_tag_secret: string; development_key?: string };
+type LocalSecrets = { key_tag_secret: string; master_key: string; development_key?: string };
 
 await untilStopped(async (started) => {
   const { env } = process;
   const port = await freePort(env.PORT ?? "", DEFAULT_PORT);
   const stateDir = stateFolder(env.STATE_DIR);
   const secrets = localSecrets(stateDir, env.KEY_TAG_SECRET);
+  // At once: what is sealed from now on opens with this key alone.
+  if (stateDir) saveSecrets(stateDir, secrets);
   const adminToken = env.ADMIN_TOKEN || DEVELOPMENT_ADMIN_TOKEN;
   if (env.UPSTREAM_URL && !env.ANTHROPIC_API_KEY) {
     throw new CannotStart("UPSTREAM_URL is set, but ANTHROPIC_API_KEY, the secret to use there, is not.");
@@ -54,22 +62,22 @@ await untilStopped(async (started) => {
       ANTHROPIC_API_KEY: upstreamKey,
       ADMIN_TOKEN: adminToken,
       KEY_TAG_SECRET: secrets.key_tag_secret,
+      MASTER_KEY: env.MASTER_KEY || secrets.master_key,
+      ALLOW_LOCAL_UPSTREAMS: env.ALLOW_LOCAL_UPSTREAMS || "true",
     },
     ...(stateDir ? { stateDir: join(stateDir, "state") } : {}),
   });
   started(gateway);
   const kept = secrets.development_key;
   const key = kept && (await isLive(gateway.url, adminToken, kept)) ? kept : await makeKey(gateway.url, adminToken);
-  if (stateDir) saveSecrets(stateDir, { key_tag_secret: secrets.key_tag_secret, development_key: key });
+  if (stateDir) saveSecrets(stateDir, { ...secrets, development_key: key });
   const upstream = env.ANTHROPIC_API_KEY ? upstreamUrl : `the simulated Claude at ${upstreamUrl} (docs/simulator.md)`;
   console.log(welcome(gateway.url, key, adminToken, upstream, stateDir));
-  if (env.AUDIT_RETENTION_DAYS) {
-    // The local runtime fires no cron. (Its types name a package that is not here.)
-    const worker = (await gateway.miniflare.getWorker()) as unknown as { scheduled(): Promise<unknown> };
-    const cron = (): void => void worker.scheduled().catch((error) => console.error(error));
-    cron();
-    setInterval(cron, HOUR_MS);
-  }
+  // The local runtime fires no cron. (Its types name a package that is not here.)
+  const worker = (await gateway.miniflare.getWorker()) as unknown as { scheduled(): Promise<unknown> };
+  const cron = (): void => void worker.scheduled().catch((error) => console.error(error));
+  cron();
+  setInterval(cron, HOUR_MS);
 });
 
 /** The state folder, made and tried; undefined for `:memory:`. */
@@ -86,18 +94,23 @@ function stateFolder(setting: string | undefined): string | undefined {
 }
 
 function localSecrets(stateDir: string | undefined, chosen: string | undefined): LocalSecrets {
-  let kept: LocalSecrets | undefined;
+  let kept: Partial<LocalSecrets> = {};
   try {
-    if (stateDir) kept = JSON.parse(readFileSync(join(stateDir, "secrets.json"), "utf8")) as LocalSecrets;
+    if (stateDir) kept = JSON.parse(readFileSync(join(stateDir, "secrets.json"), "utf8")) as Partial<LocalSecrets>;
   } catch {
     // The first start with this folder, or a file nobody can read: new secrets then.
   }
-  if (kept && (!chosen || chosen === kept.key_tag_secret)) return kept;
-  return { key_tag_secret: chosen || randomBytes(32).toString("hex") };
+  const key_tag_secret = chosen || kept.key_tag_secret || randomBytes(32).toString("hex");
+  const { master_key = `1:${randomBytes(32).toString("base64")}`, development_key } = kept;
+  const keyIsOurs = development_key !== undefined && key_tag_secret === kept.key_tag_secret;
+  return { key_tag_secret, master_key, ...(keyIsOurs ? { development_key } : {}) };
 }
 
+/** Written beside and then put in its place: half a file would be a lost master key. */
 function saveSecrets(stateDir: string, secrets: LocalSecrets): void {
-  writeFileSync(join(stateDir, "secrets.json"), JSON.stringify(secrets), { mode: 0o600 });
+  const file = join(stateDir, "secrets.json");
+  writeFileSync(`${file}.new`, JSON.stringify(secrets), { mode: 0o600 });
+  renameSync(`${file}.new`, file);
 }
 
 /** Whether the key of an earlier start is still there: the state beside it may have been deleted, or it revoked. */
@@ -112,7 +125,8 @@ async function makeKey(url: string, adminToken: string): Promise<string> {
   const response = await fetch(`${url}/admin/keys`, {
     method: "POST",
     headers: { authorization: `Bearer ${adminToken}`, "content-type": "application/json" },
-    body: JSON.stringify({ name: "development" }),
+    // All that a client may do; nothing of the control plane.
+    body: JSON.stringify({ name: "development", scopes: CLIENT_SCOPES }),
   });
   const answer = (await response.json()) as { key?: string; error?: { message: string } };
   if (!answer.key) throw new CannotStart(`The development key could not be made: ${answer.error?.message}`);

@@ -3,8 +3,24 @@ import { Hono } from "hono";
 import { exportAuditCsv, exportAuditNdjson, listAudit } from "./admin/audit.ts";
 import { changeKey, createKey, listKeys, readKey, revokeKey, rotateKey } from "./admin/keys.ts";
 import { readPrices, replacePrices, restorePrices } from "./admin/prices.ts";
+import {
+  changeUpstream,
+  createUpstream,
+  drainUpstream,
+  listUpstreams,
+  readUpstream,
+  removeUpstream,
+  resealAll,
+  testUpstream,
+} from "./admin/upstreams.ts";
 import { listUsage } from "./admin/usage.ts";
-import { changeWorkspace, createWorkspace, listWorkspaces, readWorkspace } from "./admin/workspaces.ts";
+import {
+  changeWorkspace,
+  createWorkspace,
+  listWorkspaces,
+  purgeWorkspaceCache,
+  readWorkspace,
+} from "./admin/workspaces.ts";
 import { type AppContext, type AppEnv, fail, failureResponse, type Handler, type LogFacts } from "./context.ts";
 import { settingsOf } from "./env.ts";
 import { health } from "./health.ts";
@@ -13,6 +29,8 @@ import { readOwnKey } from "./hotpath/own-key.ts";
 import { countTokens, listModels, messages, readModel } from "./hotpath/routes.ts";
 import { requestLine, writeLine } from "./log.ts";
 import { readMetrics } from "./metrics/scrape.ts";
+import { cancelBatch, createBatch, listBatches, oneBatch, readResults } from "./ownership/batches.ts";
+import { downloadFile, listFiles, oneFile, uploadFile } from "./ownership/files.ts";
 import { canonicalPath } from "./route-path.ts";
 import { newId } from "./wire/ids.ts";
 import { traceIdOf } from "./wire/trace.ts";
@@ -25,6 +43,17 @@ const routes: readonly Route[] = [
   ["POST", "/v1/messages/count_tokens", countTokens],
   ["GET", "/v1/models", listModels],
   ["GET", "/v1/models/:id", readModel],
+  ["POST", "/v1/messages/batches", createBatch],
+  ["GET", "/v1/messages/batches", listBatches],
+  ["GET", "/v1/messages/batches/:id", oneBatch],
+  ["DELETE", "/v1/messages/batches/:id", oneBatch],
+  ["POST", "/v1/messages/batches/:id/cancel", cancelBatch],
+  ["GET", "/v1/messages/batches/:id/results", readResults],
+  ["POST", "/v1/files", uploadFile],
+  ["GET", "/v1/files", listFiles],
+  ["GET", "/v1/files/:id", oneFile],
+  ["DELETE", "/v1/files/:id", oneFile],
+  ["GET", "/v1/files/:id/content", downloadFile],
   ["GET", "/v1/key", readOwnKey],
   // Open to everyone.
   ["GET", "/api/hello", () => new Response(null)],
@@ -41,6 +70,15 @@ const routes: readonly Route[] = [
   ["GET", "/admin/workspaces", listWorkspaces],
   ["GET", "/admin/workspaces/:id", readWorkspace],
   ["PATCH", "/admin/workspaces/:id", changeWorkspace],
+  ["POST", "/admin/workspaces/:id/cache/purge", purgeWorkspaceCache],
+  ["POST", "/admin/upstreams", createUpstream],
+  ["GET", "/admin/upstreams", listUpstreams],
+  ["GET", "/admin/upstreams/:id", readUpstream],
+  ["PATCH", "/admin/upstreams/:id", changeUpstream],
+  ["DELETE", "/admin/upstreams/:id", removeUpstream],
+  ["POST", "/admin/upstreams/:id/drain", drainUpstream],
+  ["POST", "/admin/upstreams/:id/test", testUpstream],
+  ["POST", "/admin/upstreams/reseal", resealAll],
   ["GET", "/admin/audit", listAudit],
   ["GET", "/admin/audit.ndjson", exportAuditNdjson],
   ["GET", "/admin/audit.csv", exportAuditCsv],
@@ -106,7 +144,9 @@ app.notFound((c) => {
       c,
       allow.length > 0
         ? { kind: "method_not_allowed", allow }
-        : { kind: "not_found", what: "There is nothing at this path." },
+        : c.req.path.startsWith("/v1/")
+          ? { kind: "not_served", path: c.req.path }
+          : { kind: "not_found", what: "There is nothing at this path." },
     ),
   );
 });

@@ -52,7 +52,7 @@ export async function readCapped(
  * Takes in a body nobody wants, up to a bound: clients that send all of it before they read would otherwise meet a
  * closed connection instead of the answer that says what was wrong.
  */
-async function discard({ body }: Request): Promise<void> {
+export async function discard({ body }: Request): Promise<void> {
   if (!body || body.locked) return;
   const reader = body.getReader({ mode: "byob" });
   let buffer = new Uint8Array(PIECE_BYTES);

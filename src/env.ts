@@ -1,16 +1,24 @@
 /** Bindings are typed by `wrangler types`; this file reads the settings among them, once per isolate. */
 import { err, ok, type Result } from "./result.ts";
+import { type BaseUrlRules, readHosts } from "./upstream/base-url.ts";
+import { type MasterKey, readMasterKeys } from "./upstream/sealing.ts";
 
 /** Largest body of Messages and count_tokens (Anthropic's own limit, wire notes §1.1). */
 const MAX_REQUEST_BYTES = 32 * 1024 * 1024;
+/** Where stored upstreams may be, unless `UPSTREAM_HOSTS` says otherwise. */
+const UPSTREAM_HOSTS = "api.anthropic.com";
 
 export type Timeouts = {
+  /** Until an upstream that has not answered must have shown that it can be reached at all, ms. */
+  readonly connectMs: number;
   /** Until the first byte of a streamed answer, ms. */
   readonly firstByteMs: number;
   /** Longest gap between two pieces of a stream, measured on upstream bytes, ms. */
   readonly silenceMs: number;
-  /** Whole answer of a call that is not streamed, ms. */
+  /** Whole answer of a call that is not streamed, and longest stretch of a stream in which nothing but pings come, ms. */
   readonly totalMs: number;
+  /** Whole answer of a streamed call, ms. */
+  readonly streamTotalMs: number;
 };
 
 export type Settings = {
@@ -20,7 +28,15 @@ export type Settings = {
   readonly adminToken: string;
   /** The first one signs; all of them verify. */
   readonly keyTagSecrets: readonly string[];
+  /** The first one seals; all of them open. None: no upstream's key can be stored. */
+  readonly masterKeys: readonly MasterKey[];
+  /** Which addresses stored upstreams may have. */
+  readonly baseUrls: BaseUrlRules;
   readonly timeouts: Timeouts;
+  /** How often upstreams are asked for one call, the first time included. */
+  readonly maxAttempts: number;
+  /** How long a call waits for a slot of its key, its workspace or an upstream, ms; 0: it is refused at once. */
+  readonly queueWaitMs: number;
   /** How long a call waits for a ledger, ms. */
   readonly ledgerDeadlineMs: number;
   readonly maxRequestBytes: number;
@@ -44,10 +60,18 @@ export function readSettings(source: Source): Result<Settings, string> {
   if (!url || !/^https?:$/.test(url.protocol) || url.username || url.password || /[?#]/.test(upstreamUrl)) {
     return err("UPSTREAM_URL is not an http or https address without credentials and query.");
   }
+  const masterKeys = readMasterKeys(text("MASTER_KEY"));
+  if (!masterKeys.ok) return masterKeys;
+  const hosts = readHosts(text("UPSTREAM_HOSTS") || UPSTREAM_HOSTS);
+  if (!hosts.ok) return hosts;
+  const allowLocal = text("ALLOW_LOCAL_UPSTREAMS") || "false";
+  if (allowLocal !== "true" && allowLocal !== "false") return err("ALLOW_LOCAL_UPSTREAMS is neither true nor false.");
   const numbers = {
     FIRST_BYTE_TIMEOUT_MS: 60_000,
     SILENCE_TIMEOUT_MS: 60_000,
     TOTAL_TIMEOUT_MS: 600_000,
+    CONNECT_TIMEOUT_MS: 10_000,
+    STREAM_TOTAL_TIMEOUT_MS: 3_600_000,
     LEDGER_DEADLINE_MS: 250,
   };
   for (const name of Object.keys(numbers) as (keyof typeof numbers)[]) {
@@ -58,6 +82,16 @@ export function readSettings(source: Source): Result<Settings, string> {
   }
   const logJoinMs = Number(text("LOG_JOIN_MS"));
   if (!Number.isInteger(logJoinMs) || logJoinMs < 0) return err("LOG_JOIN_MS is not a whole number of milliseconds.");
+  const counts = { MAX_ATTEMPTS: [3, 1, 10], QUEUE_WAIT_MS: [10_000, 0, 600_000] } as const;
+  const counted = { MAX_ATTEMPTS: 0, QUEUE_WAIT_MS: 0 };
+  for (const name of ["MAX_ATTEMPTS", "QUEUE_WAIT_MS"] as const) {
+    const [usual, least, most] = counts[name];
+    const value = text(name) === "" ? usual : Number(text(name));
+    if (!Number.isInteger(value) || value < least || value > most) {
+      return err(`${name} is not a whole number from ${least} to ${most}.`);
+    }
+    counted[name] = value;
+  }
   const days = text("AUDIT_RETENTION_DAYS");
   if (days !== "" && !/^[1-9]\d{0,4}$/.test(days)) {
     return err(
@@ -70,11 +104,17 @@ export function readSettings(source: Source): Result<Settings, string> {
     upstreamKey: text("ANTHROPIC_API_KEY"),
     adminToken: text("ADMIN_TOKEN"),
     keyTagSecrets: previous === "" ? [text("KEY_TAG_SECRET")] : [text("KEY_TAG_SECRET"), previous],
+    masterKeys: masterKeys.value,
+    baseUrls: { hosts: hosts.value, allowLocal: allowLocal === "true" },
     timeouts: {
+      connectMs: numbers.CONNECT_TIMEOUT_MS,
       firstByteMs: numbers.FIRST_BYTE_TIMEOUT_MS,
       silenceMs: numbers.SILENCE_TIMEOUT_MS,
       totalMs: numbers.TOTAL_TIMEOUT_MS,
+      streamTotalMs: numbers.STREAM_TOTAL_TIMEOUT_MS,
     },
+    maxAttempts: counted.MAX_ATTEMPTS,
+    queueWaitMs: counted.QUEUE_WAIT_MS,
     ledgerDeadlineMs: numbers.LEDGER_DEADLINE_MS,
     maxRequestBytes: MAX_REQUEST_BYTES,
     logJoinMs,

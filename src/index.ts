@@ -1,12 +1,18 @@
 /** The Worker: what the platform calls, and nothing else. */
 import { app } from "./app.ts";
 import { enforceRetention } from "./audit/retention.ts";
+import { keepPool } from "./upstream/reseal.ts";
 
+export { Answer } from "./answers/answer.ts";
 export { Drain } from "./hotpath/drain.ts";
 export { KeyLedger } from "./ledger/key-ledger.ts";
 export { Metrics } from "./metrics/metrics.ts";
+export { BatchBook } from "./ownership/batch-book.ts";
+export { UpstreamPool } from "./upstream/upstream-pool.ts";
 
 export default {
   fetch: app.fetch,
-  scheduled: (_event, env) => enforceRetention(env, Date.now),
+  async scheduled(_event, env) {
+    await Promise.all([enforceRetention(env, Date.now), keepPool(env, Date.now)]);
+  },
 } satisfies ExportedHandler<Env>;

@@ -1,12 +1,14 @@
 /** What administrators may send, field by field. Unknown fields are refused with their names. */
 import * as z from "zod/mini";
 import { readJsonBytes } from "../body.ts";
+import { MAX_TTL_SECONDS } from "../cache/wish.ts";
 import type { AppContext } from "../context.ts";
 import {
   BUDGET_MODES,
   BUDGET_PERIODS,
   type Budget,
   type KeyLimits,
+  type KeyTimeouts,
   type Limits,
   ON_DISCONNECT,
   ON_REVOKE,
@@ -23,6 +25,11 @@ const MAX_REQUESTS = 1_000_000;
 const MAX_TOKENS = 1_000_000_000;
 const MAX_CONCURRENT_REQUESTS = 100_000;
 const MAX_REQUEST_BYTES = 32 * 1024 * 1024;
+const MAX_WEIGHT = 1_000;
+/** An hour: more than any answer that is not streamed takes, and than any upstream keeps a connection silent for. */
+const MAX_WAIT_MS = 3_600_000;
+/** A day, for a whole stream. */
+const MAX_STREAM_MS = 86_400_000;
 const MICRO_PER_USD = 1_000_000;
 const MAX_BUDGET_USD = 10_000_000;
 /** Thirty days. */
@@ -38,6 +45,8 @@ const NAME = /^[^\p{Cc}\p{Cs}\p{Zl}\p{Zp}]{1,100}$/u;
 const MAX_METADATA_PAIRS = 16;
 const MAX_METADATA_KEY_CHARS = 64;
 const MAX_METADATA_VALUE_CHARS = 512;
+/** A credential as a header can carry it. */
+const API_KEY = /^[\x21-\x7e]{8,512}$/;
 /** Longest name of an unknown field that is repeated in an answer. */
 const MAX_SHOWN_NAME = 64;
 
@@ -145,14 +154,33 @@ const keyLimits = { ...limits, max_request_bytes: wholeNumber(1, MAX_REQUEST_BYT
   unknown
 >;
 
+const wait = wholeNumber(1, MAX_WAIT_MS);
+const timeouts = {
+  connect_ms: wait,
+  first_byte_ms: wait,
+  silence_ms: wait,
+  total_ms: wait,
+  stream_total_ms: wholeNumber(1, MAX_STREAM_MS),
+} satisfies Record<keyof KeyTimeouts, unknown>;
+
 type Numbers = Readonly<Record<string, z.ZodMiniType<number, number>>>;
 const someOf = <T extends Readonly<Record<string, z.ZodMiniType>>>(shape: T) =>
   z.optional(z.partial(z.strictObject(shape, "must be an object")));
-/** In a change, null takes a limit away. */
+/** In a change, null takes one away. */
 const orNull = <T extends Numbers>(shape: T) =>
   Object.fromEntries(Object.entries(shape).map(([name, number]) => [name, z.nullable(number)])) as {
     readonly [K in keyof T]: z.ZodMiniNullable<T[K]>;
   };
+
+const models = z.nullable(
+  z
+    .array(matching(MODEL, "must be a model id, or a prefix ending in *"), "must be a list of model ids, or null")
+    .check(
+      z.minLength(1, "must name at least one model"),
+      z.maxLength(100, "must not name more than 100 models"),
+      noneTwice,
+    ),
+);
 
 const ofBoth = { budget: z.optional(budget), metadata: z.optional(metadata) };
 const ofKey = {
@@ -160,27 +188,48 @@ const ofKey = {
   scopes: z.optional(
     z.array(oneOf(SCOPES), "must be a list of scopes").check(z.minLength(1, "must name at least one scope"), noneTwice),
   ),
-  models: z.optional(
-    z.nullable(
-      z
-        .array(matching(MODEL, "must be a model id, or a prefix ending in *"), "must be a list of model ids, or null")
-        .check(
-          z.minLength(1, "must name at least one model"),
-          z.maxLength(100, "must not name more than 100 models"),
-          noneTwice,
-        ),
-    ),
-  ),
+  models: z.optional(models),
   on_disconnect: z.optional(oneOf(ON_DISCONNECT)),
   on_revoke: z.optional(oneOf(ON_REVOKE)),
   fail_open: z.optional(z.boolean("must be true or false")),
+  cache: z.optional(
+    z.nullable(z.strictObject({ ttl_seconds: wholeNumber(1, MAX_TTL_SECONDS) }, "must be an object, or null")),
+  ),
   expires_at: z.optional(z.nullable(time)),
 };
 
-const CreateKey = z.strictObject({ ...ofKey, name, workspace: z.optional(workspace), limits: someOf(keyLimits) });
-const ChangeKey = z.strictObject({ ...ofKey, name: z.optional(name), limits: someOf(orNull(keyLimits)) });
+const CreateKey = z.strictObject({
+  ...ofKey,
+  name,
+  workspace: z.optional(workspace),
+  limits: someOf(keyLimits),
+  timeouts: someOf(timeouts),
+});
+const ChangeKey = z.strictObject({
+  ...ofKey,
+  name: z.optional(name),
+  limits: someOf(orNull(keyLimits)),
+  timeouts: someOf(orNull(timeouts)),
+});
 const CreateWorkspace = z.strictObject({ ...ofBoth, id: z.optional(workspace), name, limits: someOf(limits) });
 const ChangeWorkspace = z.strictObject({ ...ofBoth, name: z.optional(name), limits: someOf(orNull(limits)) });
+const API_KEY_RULE = "must be 8 to 512 printable ASCII characters without spaces";
+const apiKey = z.string(API_KEY_RULE).check(z.trim(), z.regex(API_KEY, API_KEY_RULE));
+const ofUpstream = {
+  weight: z.optional(wholeNumber(1, MAX_WEIGHT)),
+  models: z.optional(models),
+  concurrent_requests: z.optional(z.nullable(wholeNumber(1, MAX_CONCURRENT_REQUESTS))),
+};
+/** What an address may be is the deployment's matter (upstream/base-url.ts). */
+const baseUrl = z.string("must be an https address");
+const CreateUpstream = z.strictObject({ ...ofUpstream, name, base_url: baseUrl, api_key: apiKey });
+const ChangeUpstream = z.strictObject({
+  ...ofUpstream,
+  name: z.optional(name),
+  base_url: z.optional(baseUrl),
+  api_key: z.optional(apiKey),
+  state: z.optional(z.literal("active", "must be active; /drain and DELETE lead to the other states")),
+});
 const RotateKey = z.strictObject({ grace_seconds: z.optional(wholeNumber(0, MAX_GRACE_SECONDS)) });
 
 export type CreateKeyInput = z.infer<typeof CreateKey>;
@@ -189,11 +238,16 @@ export type RotateKeyInput = z.infer<typeof RotateKey>;
 export type CreateWorkspaceInput = z.infer<typeof CreateWorkspace>;
 export type ChangeWorkspaceInput = z.infer<typeof ChangeWorkspace>;
 
+export type CreateUpstreamInput = z.infer<typeof CreateUpstream>;
+export type ChangeUpstreamInput = z.infer<typeof ChangeUpstream>;
+
 export const parseCreateKey = parser<CreateKeyInput>(CreateKey);
 export const parseChangeKey = parser<ChangeKeyInput>(ChangeKey);
 export const parseRotateKey = parser<RotateKeyInput>(RotateKey);
 export const parseCreateWorkspace = parser<CreateWorkspaceInput>(CreateWorkspace);
 export const parseChangeWorkspace = parser<ChangeWorkspaceInput>(ChangeWorkspace);
+export const parseCreateUpstream = parser<CreateUpstreamInput>(CreateUpstream);
+export const parseChangeUpstream = parser<ChangeUpstreamInput>(ChangeUpstream);
 
 /** A function that checks a value and tells everything that is wrong with it at once, and never repeats a value. */
 function parser<T>(schema: z.ZodMiniType<T>): (value: unknown) => Result<T, Failure> {

@@ -11,6 +11,7 @@ import {
   KEY_DEFAULTS,
   type KeyRecord,
   type KeySecret,
+  type KeyTimeouts,
   type Scope,
 } from "../identity/key-record.ts";
 import { getKey, insertKey, listKeyRecords, markRevoked, policyOf, updateKey } from "../identity/key-store.ts";
@@ -19,6 +20,7 @@ import type { Failure } from "../wire/errors.ts";
 import { parseChangeKey, parseCreateKey, parseRotateKey, readAdminBody, WORKSPACE } from "./input.ts";
 import { between, DEFAULT_PAGE, MAX_PAGE, matches, oneOf, page, readQuery } from "./query.ts";
 import {
+  byLedger,
   CHANGES_NOTHING,
   change,
   defined,
@@ -39,10 +41,10 @@ const LAST_VERSION = Number.MAX_SAFE_INTEGER;
 const KEYS: RecordKind<KeyRecord> = {
   noun: "key",
   idPattern: KEY_ID,
-  ledger: (id) => id,
+  enforcer: "the key's ledger",
+  enforce: byLedger((id) => id, policyOf),
   get: getKey,
   update: updateKey,
-  rules: policyOf,
   shown,
 };
 
@@ -71,6 +73,8 @@ export const createKey = adminOnly(async (c, admin) => {
     on_disconnect: fields.on_disconnect ?? KEY_DEFAULTS.on_disconnect,
     on_revoke: fields.on_revoke ?? KEY_DEFAULTS.on_revoke,
     fail_open: fields.fail_open ?? KEY_DEFAULTS.fail_open,
+    timeouts: mergeTimeouts(KEY_DEFAULTS.timeouts, fields.timeouts ?? {}),
+    cache: fields.cache ?? KEY_DEFAULTS.cache,
     metadata: fields.metadata ?? {},
     created_at: startedAt,
     updated_at: startedAt,
@@ -112,13 +116,13 @@ export const listKeys = adminOnly(async (c) => {
 /** `GET /admin/keys/:id`. */
 export const readKey = adminOnly((c) => withRecord(c, KEYS, (record) => json(c, 200, shown(record))));
 
-/** `PATCH /admin/keys/:id`: the fields given; `limits` are merged one by one, and null takes one away. */
+/** `PATCH /admin/keys/:id`: the fields given; `limits` and `timeouts` are merged one by one, and null takes one away. */
 export const changeKey = adminOnly(async (c, admin) => {
   const body = await readAdminBody(c);
   const input = body.ok ? parseChangeKey(body.value) : body;
   if (!input.ok) return fail(c, input.error);
-  const { limits: limitChanges, ...fields } = input.value;
-  if (limitChanges === undefined && Object.keys(fields).length === 0) return fail(c, CHANGES_NOTHING);
+  const { limits: limitChanges, timeouts: timeoutChanges, ...fields } = input.value;
+  if (!limitChanges && !timeoutChanges && Object.keys(fields).length === 0) return fail(c, CHANGES_NOTHING);
   const refused =
     (fields.scopes && exceedsGrant(admin, fields.scopes)) ?? alreadyPast(fields.expires_at, c.var.call.startedAt);
   if (refused) return fail(c, refused);
@@ -126,7 +130,8 @@ export const changeKey = adminOnly(async (c, admin) => {
     if (record.revoked_at !== null) return fail(c, REVOKED);
     const limits = mergeLimits(record.limits, limitChanges ?? {});
     if (!limits.ok) return fail(c, limits.error);
-    return change(c, KEYS, record, { ...defined(fields), limits: limits.value });
+    const timeouts = mergeTimeouts(record.timeouts, timeoutChanges ?? {});
+    return change(c, KEYS, record, { ...defined(fields), limits: limits.value, timeouts });
   });
 });
 
@@ -197,6 +202,16 @@ function exceedsGrant(admin: Admin, scopes: readonly Scope[]): Failure | null {
     kind: "grant_exceeded",
     message: `Your own key lacks these scopes and can't grant them: ${beyond.join(", ")}.`,
   };
+}
+
+/** A key's limits of time with changes to some of them; null takes one away. */
+function mergeTimeouts(
+  timeouts: KeyTimeouts,
+  changes: { readonly [K in keyof KeyTimeouts]?: number | null | undefined },
+): KeyTimeouts {
+  return Object.fromEntries(
+    Object.entries({ ...timeouts, ...changes }).filter(([, value]) => typeof value === "number"),
+  );
 }
 
 function alreadyPast(expiresAt: number | null | undefined, now: number): Failure | null {

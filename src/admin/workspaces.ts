@@ -10,6 +10,7 @@ import {
   getWorkspace,
   insertWorkspace,
   listWorkspaceRecords,
+  purgeCache,
   rulesOf,
   updateWorkspace,
   workspaceLedger,
@@ -18,10 +19,10 @@ import { newId } from "../wire/ids.ts";
 import { parseChangeWorkspace, parseCreateWorkspace, readAdminBody, WORKSPACE } from "./input.ts";
 import { between, DEFAULT_PAGE, MAX_PAGE, matches, page, readQuery } from "./query.ts";
 import {
+  byLedger,
   CHANGES_NOTHING,
   change,
   defined,
-  enforce,
   mergeLimits,
   type RecordKind,
   rfc3339,
@@ -33,10 +34,10 @@ import {
 const WORKSPACES: RecordKind<WorkspaceRecord> = {
   noun: "workspace",
   idPattern: WORKSPACE,
-  ledger: workspaceLedger,
+  enforcer: "the workspace's ledger",
+  enforce: byLedger(workspaceLedger, rulesOf),
   get: getWorkspace,
   update: updateWorkspace,
-  rules: rulesOf,
   shown,
 };
 
@@ -58,6 +59,7 @@ export const createWorkspace = adminOnly(async (c) => {
     name: fields.name,
     limits: limits.value,
     budget: fields.budget ?? null,
+    cache_epoch: 0,
     metadata: fields.metadata ?? {},
     created_at: startedAt,
     updated_at: startedAt,
@@ -68,7 +70,7 @@ export const createWorkspace = adminOnly(async (c) => {
       if (!(await insertWorkspace(c.env.DB, record))) {
         return fail(c, { kind: "conflict", message: "There is a workspace with this id already." });
       }
-      if (!(await namesWorkspace(c.env.DB, record.id)) || (await enforce(c, WORKSPACES, record)).ok) {
+      if (!(await namesWorkspace(c.env.DB, record.id)) || (await WORKSPACES.enforce(c, record)).ok) {
         return json(c, 201, shown(record));
       }
       const what = "The workspace is stored but not yet enforced. PATCH its limits and budget: the workspace's ledger";
@@ -111,6 +113,26 @@ export const changeWorkspace = adminOnly(async (c) => {
     if (!limits.ok) return fail(c, limits.error);
     return change(c, WORKSPACES, record, { ...defined(fields), limits: limits.value });
   });
+});
+
+/**
+ * `POST /admin/workspaces/:id/cache/purge` → `{workspace, cache_epoch}`: no answer cached before is given any more, within
+ * the two seconds of every change. A workspace that keys merely name is made by it.
+ */
+export const purgeWorkspaceCache = adminOnly(async (c) => {
+  const id = c.req.param("id") ?? "";
+  if (!WORKSPACE.test(id)) return fail(c, { kind: "not_found", what: "There is no such workspace." });
+  return stored(
+    c,
+    async () => {
+      const record = await purgeCache(c.env.DB, id, c.var.call.startedAt);
+      if ((await WORKSPACES.enforce(c, record)).ok) {
+        return json(c, 200, { workspace: id, cache_epoch: record.cache_epoch });
+      }
+      return fail(c, unavailable("The purge is stored but not yet in force. Repeat the call: the workspace's ledger"));
+    },
+    "The cache may not be purged. Repeat the call: the database",
+  );
 });
 
 /** A record as it is answered. */

@@ -1,4 +1,5 @@
 /** What a key is and may do, as it is stored in D1 and enforced by its ledger. */
+import type { Timeouts } from "../env.ts";
 
 /** Rights a key can hold (design §4). `admin` opens the control plane, the others the data plane. */
 export const SCOPES = [
@@ -56,6 +57,8 @@ export type Rules = {
   readonly version: number;
   readonly limits: Limits;
   readonly budget: Budget | null;
+  /** Of a workspace: which generation of its cached answers counts. Left out: 0. */
+  readonly cache_epoch?: number;
 };
 
 /** Rules that were never heard of are none; whoever acts on them has asked before. */
@@ -67,6 +70,29 @@ export function limitsNothing(rules: Rules | undefined): boolean {
 export const ON_DISCONNECT = ["cancel", "drain"] as const;
 /** Whether a stream that runs when its key is revoked may end, or is cut. */
 export const ON_REVOKE = ["finish", "cut"] as const;
+
+/** Limits of time that a key sets for its calls in place of the gateway's own (`Timeouts` in env.ts), ms. */
+export type KeyTimeouts = {
+  readonly connect_ms?: number;
+  readonly first_byte_ms?: number;
+  readonly silence_ms?: number;
+  readonly total_ms?: number;
+  readonly stream_total_ms?: number;
+};
+
+/** The limits of time of one key's calls: its own where it has them, else the gateway's. */
+export function timeoutsFor(gateway: Timeouts, own: KeyTimeouts): Timeouts {
+  return {
+    connectMs: own.connect_ms ?? gateway.connectMs,
+    firstByteMs: own.first_byte_ms ?? gateway.firstByteMs,
+    silenceMs: own.silence_ms ?? gateway.silenceMs,
+    totalMs: own.total_ms ?? gateway.totalMs,
+    streamTotalMs: own.stream_total_ms ?? gateway.streamTotalMs,
+  };
+}
+
+/** The response cache of a key's calls. Null: only calls that ask for it by a header use it. */
+export type KeyCache = { readonly ttl_seconds: number };
 
 /** One accepted secret of a key. A key has one, and two while a rotation's grace lasts. */
 export type KeySecret = {
@@ -95,6 +121,8 @@ export type KeyPolicy = Rules & {
   readonly on_revoke: (typeof ON_REVOKE)[number];
   /** Serve without limits while the ledger can't be reached. A key with a budget is refused then, whatever this says. */
   readonly fail_open: boolean;
+  readonly timeouts: KeyTimeouts;
+  readonly cache: KeyCache | null;
   readonly expires_at: number | null;
   readonly revoked_at: number | null;
   readonly secrets: readonly KeySecret[];
@@ -106,6 +134,8 @@ export const KEY_DEFAULTS = {
   on_disconnect: "cancel",
   on_revoke: "finish",
   fail_open: false,
+  timeouts: {},
+  cache: null,
 } as const satisfies Partial<KeyPolicy>;
 
 /** A policy as a ledger may have stored it before it knew the fields with defaults. */
@@ -124,6 +154,7 @@ export type KeyRecord = KeyPolicy & {
 
 /** A workspace: what all its keys share. A key may name one that was never made; it then has no limits. */
 export type WorkspaceRecord = Rules & {
+  readonly cache_epoch: number;
   readonly name: string;
   readonly metadata: Readonly<Record<string, string>>;
   readonly created_at: number;

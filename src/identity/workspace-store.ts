@@ -10,9 +10,10 @@ type Row = {
   created_at: number;
   updated_at: number;
   version: number;
+  cache_epoch: number;
 };
 
-const COLUMNS = "id, name, limits, budget, metadata, created_at, updated_at, version";
+const COLUMNS = "id, name, limits, budget, metadata, created_at, updated_at, version, cache_epoch";
 
 function fromRow(row: Row): WorkspaceRecord {
   return {
@@ -70,6 +71,24 @@ export async function updateWorkspace(db: D1Database, record: WorkspaceRecord): 
 }
 
 /**
+ * Lets no cached answer of a workspace be found again, and makes a workspace of which there is no record: one that limits
+ * nothing. Needs no version, since no two purges mean different things.
+ */
+export async function purgeCache(db: D1Database, id: string, at: number): Promise<WorkspaceRecord> {
+  const row = await db
+    .prepare(
+      `INSERT INTO workspaces (id, name, limits, budget, metadata, created_at, updated_at, version, cache_epoch)
+       VALUES (?1, ?1, '{}', NULL, '{}', ?2, ?2, 1, 1)
+       ON CONFLICT (id) DO UPDATE SET cache_epoch = cache_epoch + 1, version = version + 1, updated_at = ?2
+       RETURNING ${COLUMNS}`,
+    )
+    .bind(id, at)
+    .first<Row>();
+  if (!row) throw new Error("an upsert that returns nothing");
+  return fromRow(row);
+}
+
+/**
  * Newest first. Ids that people choose do not sort by time, so the page goes on from the moment at which the
  * workspace `after`, the last of the page before, was made; none is ever deleted.
  */
@@ -95,6 +114,6 @@ export async function loadWorkspaceRules(db: D1Database, id: string): Promise<Ru
 
 /** The enforced part of a record. */
 export function rulesOf(record: WorkspaceRecord): Rules {
-  const { id, version, limits, budget } = record;
-  return { id, version, limits, budget };
+  const { id, version, limits, budget, cache_epoch } = record;
+  return { id, version, limits, budget, cache_epoch };
 }

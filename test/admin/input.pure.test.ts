@@ -45,6 +45,9 @@ describe("fields of a key, at each limit and one past it", () => {
     { budget: { usd: 1, period: "total" } },
     { on_disconnect: "cancel", on_revoke: "finish", fail_open: false },
     { on_disconnect: "drain", on_revoke: "cut", fail_open: true },
+    { cache: null },
+    { cache: { ttl_seconds: 1 } },
+    { cache: { ttl_seconds: 86_400 } },
     { expires_at: null },
     { expires_at: "2027-01-31T00:00:00Z" },
     { expires_at: "2027-01-31T00:00:00.5+05:30" },
@@ -134,7 +137,12 @@ describe("fields of a key, at each limit and one past it", () => {
     [{ fail_open: null }, "fail_open: must be true or false"],
     [{ aliases: {} }, "aliases: unknown field"],
     [{ guardrails: [] }, "guardrails: unknown field"],
-    [{ cache: true }, "cache: unknown field"],
+    [{ cache: true }, "cache: must be an object, or null"],
+    [{ cache: {} }, "cache.ttl_seconds: Field required"],
+    [{ cache: { ttl_seconds: 0 } }, "cache.ttl_seconds: must be a whole number from 1 to 86400"],
+    [{ cache: { ttl_seconds: 86_401 } }, "cache.ttl_seconds: must be a whole number from 1 to 86400"],
+    [{ cache: { ttl_seconds: 1.5 } }, "cache.ttl_seconds: must be a whole number from 1 to 86400"],
+    [{ cache: { ttl_seconds: 300, scope: "all" } }, "cache.scope: unknown field"],
     [{ ["x".repeat(1000)]: 1 }, `${"x".repeat(64)}: unknown field`],
   ])("refuses %.80j", (fields, message) => {
     expect(problemOf(parseCreateKey(JSON.parse(JSON.stringify({ name: "n", ...fields }))))).toBe(message);
@@ -219,6 +227,29 @@ describe("fields of a key, at each limit and one past it", () => {
     }
   });
 
+  it.each([
+    ["connect_ms", 3_600_000],
+    ["first_byte_ms", 3_600_000],
+    ["silence_ms", 3_600_000],
+    ["total_ms", 3_600_000],
+    ["stream_total_ms", 86_400_000],
+  ])("takes timeouts.%s from 1 to %i, in a new key and a change, and never of a workspace", (limit, most) => {
+    for (const parse of [parseCreateKey, parseChangeKey]) {
+      const problem = (value: unknown) => problemOf(parse({ name: "n", timeouts: { [limit]: value } }));
+      const rule = `timeouts.${limit}: must be a whole number from 1 to ${most}`;
+      expect([problem(1), problem(most)]).toEqual([null, null]);
+      for (const value of [0, -1, most + 1, 1.5, "1", true, {}, 1e300]) expect(problem(value)).toBe(rule);
+      expect(problem(null)).toBe(parse === parseChangeKey ? null : rule);
+      expect(problemOf(parse({ name: "n", timeouts: { [`${limit}_`]: 1 } }))).toBe(`timeouts.${limit}_: unknown field`);
+      for (const timeouts of [null, [], 5]) {
+        expect(problemOf(parse({ name: "n", timeouts }))).toBe("timeouts: must be an object");
+      }
+    }
+    for (const parse of [parseCreateWorkspace, parseChangeWorkspace]) {
+      expect(problemOf(parse({ name: "n", timeouts: { [limit]: 1 } }))).toBe("timeouts: unknown field");
+    }
+  });
+
   it("takes of a workspace what its keys share, and nothing that is a key's own", () => {
     for (const id of ["w", "ws_x", "W_-9".repeat(16)]) {
       expect(problemOf(parseCreateWorkspace({ id, name: "n", limits: {}, budget: null, metadata: {} }))).toBeNull();
@@ -228,7 +259,10 @@ describe("fields of a key, at each limit and one past it", () => {
     }
     expect(problemOf(parseCreateWorkspace({}))).toBe("name: Field required");
     expect(problemOf(parseChangeWorkspace({ id: "w" }))).toBe("id: unknown field");
-    for (const name of ["scopes", "models", "expires_at", "on_disconnect", "on_revoke", "fail_open", "version"]) {
+    for (const name of [
+      ...["scopes", "models", "expires_at", "on_disconnect", "on_revoke", "fail_open", "cache", "version"],
+      "cache_epoch",
+    ]) {
       expect(problemOf(parseCreateWorkspace({ name: "n", [name]: null }))).toBe(`${name}: unknown field`);
       expect(problemOf(parseChangeWorkspace({ [name]: null }))).toBe(`${name}: unknown field`);
     }
@@ -391,6 +425,8 @@ describe("completePolicy", () => {
       on_disconnect: "cancel",
       on_revoke: "finish",
       fail_open: false,
+      timeouts: {},
+      cache: null,
     });
     const budget = { micro_usd: 5, period: "day", mode: "soft" } as const;
     const whole = {

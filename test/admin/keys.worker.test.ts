@@ -62,6 +62,14 @@ describe("POST /admin/keys", () => {
       on_disconnect: "drain",
       on_revoke: "cut",
       fail_open: true,
+      timeouts: {
+        connect_ms: 1_000,
+        first_byte_ms: 2_000,
+        silence_ms: 3_000,
+        total_ms: 4_000,
+        stream_total_ms: 80_000_000,
+      },
+      cache: { ttl_seconds: 600 },
       expires_at: "2999-01-31T00:00:00Z",
       metadata: { owner: "Zoë", constructor: "x" },
     };
@@ -91,6 +99,7 @@ describe("POST /admin/keys", () => {
       on_disconnect: "drain",
       on_revoke: "cut",
       fail_open: true,
+      cache: { ttl_seconds: 600 },
     });
   });
 
@@ -105,6 +114,8 @@ describe("POST /admin/keys", () => {
       on_disconnect: "cancel",
       on_revoke: "finish",
       fail_open: false,
+      timeouts: {},
+      cache: null,
       expires_at: null,
       metadata: {},
     });
@@ -462,6 +473,17 @@ describe("PATCH /admin/keys/:id", () => {
     });
     expect(await policyOf(made.id)).toMatchObject({ version: 3, limits: { max_request_bytes: 99 }, models: null });
     expect((await call(`keys/${made.id}`)).body).toEqual(cleared.body);
+  });
+
+  it("sets limits of time one by one, takes them away with null, and puts them in force", async () => {
+    const made = await makeKey({ timeouts: { silence_ms: 5_000, total_ms: 60_000 } });
+    const change = async (timeouts: object) => (await patch(made.id, { timeouts })).body.timeouts;
+    expect((await call(`keys/${made.id}`)).body.timeouts).toEqual({ silence_ms: 5_000, total_ms: 60_000 });
+    expect(await change({ silence_ms: null, connect_ms: 7 })).toEqual({ total_ms: 60_000, connect_ms: 7 });
+    expect((await patch(made.id, { name: "other" })).body.timeouts).toEqual({ total_ms: 60_000, connect_ms: 7 });
+    expect((await policyOf(made.id))?.timeouts).toEqual({ total_ms: 60_000, connect_ms: 7 });
+    expect(await change({ total_ms: null, connect_ms: null })).toEqual({});
+    expect((await patch(made.id, { timeouts: { idle_ms: 1 } })).status).toBe(400);
   });
 
   it("replaces a budget whole, removes it with null, and leaves it alone otherwise", async () => {

@@ -38,6 +38,7 @@ describe("POST /admin/workspaces", () => {
       ...fields,
       name: "Team Red",
       version: 1,
+      cache_epoch: 0,
       budget: { usd: 1.005, micro_usd: 1_005_000, period: "month", mode: "strict" },
       created_at: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:.]+Z$/),
       updated_at: body.created_at,
@@ -48,6 +49,7 @@ describe("POST /admin/workspaces", () => {
       version: 1,
       limits: fields.limits,
       budget: { micro_usd: 1_005_000, period: "month", mode: "strict" },
+      cache_epoch: 0,
     });
   });
 
@@ -95,7 +97,7 @@ describe("POST /admin/workspaces", () => {
     const { puts, env: bindings } = ledgers();
     const limits = { concurrent_requests: 2 };
     expect((await make({ id: "ws_late", limits }, { env: bindings })).status).toBe(201);
-    expect(puts).toEqual([["ws:ws_late", { id: "ws_late", version: 1, limits, budget: null }]]);
+    expect(puts).toEqual([["ws:ws_late", { id: "ws_late", version: 1, limits, budget: null, cache_epoch: 0 }]]);
   });
 
   it("says when it is stored but not enforced, and a change completes it", async () => {
@@ -110,7 +112,7 @@ describe("POST /admin/workspaces", () => {
     expect((await getWorkspace(env.DB, "ws_heal"))?.limits).toEqual(limits);
     const { puts, env: bindings } = ledgers();
     expect((await patch("ws_heal", { limits }, { env: bindings })).status).toBe(200);
-    expect(puts).toEqual([["ws:ws_heal", { id: "ws_heal", version: 2, limits, budget: null }]]);
+    expect(puts).toEqual([["ws:ws_heal", { id: "ws_heal", version: 2, limits, budget: null, cache_epoch: 0 }]]);
   });
 
   it("says field by field what is wrong, and stores nothing", async () => {
@@ -151,7 +153,7 @@ describe("GET /admin/workspaces", () => {
       const at = later + Math.floor(i / 3);
       const id = `page-${(i * 7) % 23}`.padEnd(10, "x");
       const record: WorkspaceRecord = {
-        ...{ id, version: 1, name: "n", limits: {}, budget: null, metadata: {} },
+        ...{ id, version: 1, name: "n", limits: {}, budget: null, metadata: {}, cache_epoch: 0 },
         ...{ created_at: at, updated_at: at },
       };
       expect(await insertWorkspace(env.DB, record)).toBe(true);
@@ -219,10 +221,16 @@ describe("PATCH /admin/workspaces/:id", () => {
       updated_at: body.updated_at,
     });
     expect((await call(`workspaces/${made.id}`)).body).toEqual(body);
-    expect(puts).toEqual([[`ws:${made.id}`, { id: made.id, version: 2, limits, budget }]]);
+    expect(puts).toEqual([[`ws:${made.id}`, { id: made.id, version: 2, limits, budget, cache_epoch: 0 }]]);
     expect((await patch(made.id, { name: "newer" })).body).toMatchObject({ limits, budget, version: 3 });
     expect((await patch(made.id, { budget: null })).body).toMatchObject({ limits, budget: null, version: 4 });
-    expect(await loadWorkspaceRules(env.DB, made.id)).toEqual({ id: made.id, version: 4, limits, budget: null });
+    expect(await loadWorkspaceRules(env.DB, made.id)).toEqual({
+      id: made.id,
+      version: 4,
+      limits,
+      budget: null,
+      cache_epoch: 0,
+    });
   });
 
   it("A-01..05 refuses what changes nothing, unknown fields and a lone burst, and leaves the row as it was", async () => {
@@ -271,7 +279,7 @@ describe("PATCH /admin/workspaces/:id", () => {
     expect((await getWorkspace(env.DB, id))?.limits).toEqual(json.limits);
     const flaky = ledgers({ putPolicy: 2 });
     expect((await patch(id, json, { env: flaky.env })).body).toMatchObject({ version: 3, ...json });
-    expect(flaky.puts).toEqual([[`ws:${id}`, { id, version: 3, limits: json.limits, budget: null }]]);
+    expect(flaky.puts).toEqual([[`ws:${id}`, { id, version: 3, limits: json.limits, budget: null, cache_epoch: 0 }]]);
   });
 
   it("L-01 says what holds when D1 fails, and not what D1 said", async () => {
@@ -313,6 +321,65 @@ describe("PATCH /admin/workspaces/:id", () => {
     }
     expect((await call(`workspaces/${id}`)).body).toMatchObject({ version: 1, limits: { requests_per_minute: 1 } });
     problem(await call("workspaces/ws_meanwhile"), 404, "not_found_error");
+  });
+});
+
+describe("POST /admin/workspaces/:id/cache/purge", () => {
+  const purge = (id: string, more = {}) => call(`workspaces/${id}/cache/purge`, { method: "POST", ...more });
+
+  it("C-02 counts up, and is in force at once; the record's other fields stay as they are", async () => {
+    const { body: made } = await make({ limits: { requests_per_minute: 5 }, metadata: { a: "1" } });
+    const { puts, env: bindings } = ledgers();
+    const first = await purge(made.id, { env: bindings });
+    expect([first.status, first.body]).toEqual([200, { workspace: made.id, cache_epoch: 1 }]);
+    expect((await purge(made.id, { env: bindings })).body).toEqual({ workspace: made.id, cache_epoch: 2 });
+    const rules = { id: made.id, limits: { requests_per_minute: 5 }, budget: null };
+    expect(puts).toEqual([
+      [`ws:${made.id}`, { ...rules, version: 2, cache_epoch: 1 }],
+      [`ws:${made.id}`, { ...rules, version: 3, cache_epoch: 2 }],
+    ]);
+    const { body } = await call(`workspaces/${made.id}`);
+    expect(body).toEqual({ ...made, version: 3, cache_epoch: 2, updated_at: body.updated_at });
+    // Neither a change nor a purge takes the other back.
+    expect((await patch(made.id, { name: "n2" })).body).toMatchObject({ name: "n2", version: 4, cache_epoch: 2 });
+    expect((await purge(made.id)).body).toEqual({ workspace: made.id, cache_epoch: 3 });
+  });
+
+  it("makes a workspace that keys merely name, without limits", async () => {
+    const { body } = await purge("ws_purged_first");
+    expect(body).toEqual({ workspace: "ws_purged_first", cache_epoch: 1 });
+    const nothing = { limits: {}, budget: null, metadata: {} };
+    expect((await call("workspaces/ws_purged_first")).body).toMatchObject({
+      ...{ id: "ws_purged_first", name: "ws_purged_first", version: 1, cache_epoch: 1 },
+      ...nothing,
+    });
+    problem(await make({ id: "ws_purged_first" }), 409, "conflict_error");
+  });
+
+  it("counts each of many at once", async () => {
+    const answers = await Promise.all(Array.from({ length: 6 }, () => purge("ws_purged_often")));
+    expect(answers.map((answer) => answer.body.cache_epoch).sort()).toEqual([1, 2, 3, 4, 5, 6]);
+    expect(await loadWorkspaceRules(env.DB, "ws_purged_often")).toMatchObject({ version: 6, cache_epoch: 6 });
+  });
+
+  it("says when it is stored but not in force, and the repeated call completes it", async () => {
+    const down = ledgers({ putPolicy: 99 });
+    expect(problem(await purge("ws_purge_heal", { env: down.env }), 503, "api_error")).toBe(
+      "The purge is stored but not yet in force. Repeat the call: the workspace's ledger is unavailable at the moment.",
+    );
+    const { puts, env: bindings } = ledgers();
+    expect((await purge("ws_purge_heal", { env: bindings })).body.cache_epoch).toBe(2);
+    expect(puts.map(([, rules]) => rules.cache_epoch)).toEqual([2]);
+    const { env: away } = database(() => true);
+    expect(problem(await purge("ws_purge_heal", { env: away }), 503, "api_error")).toBe(
+      "The cache may not be purged. Repeat the call: the database is unavailable at the moment.",
+    );
+  });
+
+  it("is for administrators, and for ids that can be one", async () => {
+    const plain = await makeKey();
+    problem(await purge("ws_default", { as: plain.key }), 403, "permission_error");
+    for (const id of ["a%2Fb", "k".repeat(65), "%27%20OR%201=1--"]) problem(await purge(id), 404, "not_found_error");
   });
 });
 

@@ -19,6 +19,8 @@ const policy: KeyPolicy = {
   on_disconnect: "cancel",
   on_revoke: "finish",
   fail_open: false,
+  timeouts: {},
+  cache: null,
   expires_at: null,
   revoked_at: null,
   secrets: [{ sha256: HASH, hint: "sk-sluice-abcdef…wxyz", created_at: 0, expires_at: null }],

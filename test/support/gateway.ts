@@ -7,6 +7,7 @@ import { type LocalWorker, startLocalWorker } from "../../scripts/local-runtime.
 export const ADMIN_TOKEN = "admin-token-of-the-tests";
 export const UPSTREAM_KEY = "sk-ant-UPKEY-CANARY";
 export const TAG_SECRET = "tag-secret-of-the-tests-0123456789";
+export const MASTER_KEY = "1:bWFzdGVyLWtleS1vZi10aGUtdGVzdHMtMDEyMzQ1Njc=";
 
 export type Key = { readonly id: string; readonly key: string };
 
@@ -75,6 +76,8 @@ export async function startGateway(
       ANTHROPIC_API_KEY: UPSTREAM_KEY,
       ADMIN_TOKEN,
       KEY_TAG_SECRET: TAG_SECRET,
+      MASTER_KEY,
+      ALLOW_LOCAL_UPSTREAMS: "true",
       ...options.bindings,
     },
     onLog: (piece) => {
