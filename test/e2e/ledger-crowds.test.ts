@@ -15,8 +15,10 @@ let gateway: Gateway;
 
 beforeAll(async () => {
   claude = await startCountingClaude();
-  // A machine with few cores takes its time to look at a thousand answers.
-  fleet = await startFleet(claude.url, RUNTIMES, { bindings: { LEDGER_DEADLINE_MS: "5000" } });
+  // A machine with few cores takes its time to look at a thousand answers. Nobody waits for a slot: the limit is the test.
+  fleet = await startFleet(claude.url, RUNTIMES, {
+    bindings: { LEDGER_DEADLINE_MS: "5000", QUEUE_WAIT_MS: "0" },
+  });
   [gateway] = fleet.gateways;
 });
 afterAll(async () => {

@@ -57,7 +57,8 @@ const START = event("message_start", {
 const DELTA = event("content_block_delta", { index: 0, delta: { type: "text_delta", text: "grüße 👋" } });
 
 describe("bytes", () => {
-  const streams = readdirSync(FIXTURES).filter((name) => name.endsWith(".sse") && !name.startsWith("truncated-"));
+  // An error that comes first becomes a status.
+  const streams = readdirSync(FIXTURES).filter((name) => /^(?!truncated-|error-first-event).*\.sse$/.test(name));
 
   it.each([1, 3, 64, Number.MAX_SAFE_INTEGER])(
     "of every stream reach the client unchanged, in pieces of %i",
@@ -301,7 +302,7 @@ describe("an upstream that breaks", () => {
     ["inside an event, cleanly", Buffer.byteLength(START) + 30, "end"],
     ["inside an event's name", Buffer.byteLength(START) + 9, "socket"],
     ["inside a character", euro, "socket"],
-    ["before the last blank line", Buffer.byteLength(START) - 1, "end"],
+    ["before the last blank line", Buffer.byteLength(START + DELTA) - 1, "end"],
   ])("is cut %s: every byte, then an `error` event, and the audit says so", async (_name, at, how) => {
     const own = await gateway.makeKey();
     upstream.script = async (response) => {
@@ -325,8 +326,22 @@ describe("an upstream that breaks", () => {
     );
     const [row] = await gateway.audit(own, 1);
     expect(row).toMatchObject({ outcome: "upstream_cut", status: 200, error_type: "api_error", estimated: true });
-    expect(row?.input_tokens).toBe(at > Buffer.byteLength(START) - 1 ? 10 : 0);
+    expect(row?.input_tokens).toBe(10);
   });
+
+  it.each(["socket", "end"])(
+    "is cut before its first event is whole (%s): a status, for nothing has gone out",
+    async (how) => {
+      upstream.script = async (response) => {
+        response.writeHead(200, { "content-type": "text/event-stream" });
+        response.write(`: hello\n\n${START.slice(0, -1)}`);
+        await pause(100);
+        if (how === "end") response.end();
+        else response.socket.destroy();
+      };
+      expect((await post(streamed)).status).toBe(502);
+    },
+  );
 
   it("falls silent: an `error` event, not before its time, and the call is dropped", async () => {
     upstream.script = (response) => {

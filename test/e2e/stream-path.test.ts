@@ -184,6 +184,96 @@ it("gives no status before the first event has come", async () => {
   expect((await ask()).status).toBe(502);
 });
 
+describe("the first event", () => {
+  it("F-17 of 10 MB is passed on while it comes, and its size costs no memory", async () => {
+    const piece = Buffer.alloc(64 * 1024, "a");
+    const head = "event: content_block_delta\ndata: ";
+    let sent = 0;
+    let peakMb = 0;
+    const before = runtimeMb();
+    const opened = Promise.withResolvers<void>();
+    upstream.script = async (response) => {
+      response.writeHead(200, { "content-type": "text/event-stream" });
+      response.write(head);
+      for (; sent < 160; sent++) {
+        if (sent === 4) await opened.promise;
+        if (sent % 16 === 0) peakMb = Math.max(peakMb, runtimeMb());
+        if (!response.write(piece)) await once(response, "drain");
+      }
+      response.end(`\n\n${START}${END}`);
+    };
+    const own = await gateway.makeKey();
+    const response = await ask(own);
+    expect(response.status).toBe(200);
+    opened.resolve();
+    const bytes = Buffer.from(await response.arrayBuffer());
+    expect(
+      bytes.equals(
+        Buffer.concat([Buffer.from(head), Buffer.alloc(160 * piece.length, "a"), Buffer.from(`\n\n${START}${END}`)]),
+      ),
+    ).toBe(true);
+    expect(peakMb - before).toBeLessThan(MEMORY_MB);
+    const [row] = await gateway.audit(own, 1);
+    expect(row).toMatchObject({ outcome: "complete", input_tokens: 10, output_tokens: 77 });
+  });
+
+  it("is handed over whole and at once, though nothing follows it", async () => {
+    let go = (): void => {};
+    upstream.script = async (response) => {
+      response.writeHead(200, { "content-type": "text/event-stream" });
+      response.write(START.slice(0, 30));
+      await pause(50);
+      response.write(START.slice(30));
+      await new Promise<void>((done) => (go = done));
+      response.end(END);
+    };
+    const reader = (await ask()).body?.getReader();
+    let text = "";
+    while (text.length < START.length) text += Buffer.from((await reader?.read())?.value ?? "").toString();
+    expect(text).toBe(START);
+    go();
+    for (;;) {
+      const { done, value } = (await reader?.read()) ?? { done: true, value: undefined };
+      if (done) break;
+      text += Buffer.from(value).toString();
+    }
+    expect(text).toBe(START + END);
+  });
+
+  it("F-19 that is an error is answered with its status", async () => {
+    upstream.script = (response) => {
+      response.writeHead(200, { "content-type": "text/event-stream" });
+      response.end(`: hello\n\n${event("error", { error: { type: "overloaded_error", message: "Overloaded" } })}`);
+    };
+    const response = await ask();
+    expect(response.status).toBe(529);
+    expect(await response.json()).toMatchObject({ error: { type: "overloaded_error", message: "Overloaded" } });
+  });
+});
+
+it("F-13 pings for ever end in an error event", async () => {
+  const own = await startGateway(upstream.url, { bindings: { TOTAL_TIMEOUT_MS: "1500" } });
+  try {
+    upstream.script = async (response) => {
+      response.writeHead(200, { "content-type": "text/event-stream" });
+      response.write(START + delta("x"));
+      while (!response.destroyed) {
+        await pause(100);
+        response.write(event("ping"));
+      }
+    };
+    const caller = await own.makeKey();
+    const response = await fetch(`${own.url}/v1/messages`, { method: "POST", headers: withKey(caller), body: BODY });
+    const text = await response.text();
+    expect(text).toMatch(/event: error\ndata: .*timeout_error.*total limit of 1500 ms/);
+    await until(() => upstream.received.at(-1)?.goneAt, "the call to be dropped");
+    const [row] = await own.audit(caller, 1);
+    expect(row).toMatchObject({ outcome: "upstream_cut", error_type: "timeout_error" });
+  } finally {
+    await own.stop();
+  }
+});
+
 describe("silence", () => {
   it("is of upstream bytes: a stream that drips comments for three limits lives", async () => {
     upstream.script = async (response) => {
