@@ -4,10 +4,10 @@
  * listed too and can't be changed here.
  */
 import { type AppContext, fail, json } from "../context.ts";
+import { sha256Hex } from "../digest.ts";
 import { clock } from "../hotpath/leases.ts";
 import { outdatePool } from "../hotpath/upstreams.ts";
 import { adminOnly, reach, unavailable } from "../identity/admin-auth.ts";
-import { sha256Hex } from "../identity/api-key.ts";
 import { ledgerName } from "../ledger/protocol.ts";
 import { upstreamRules } from "../ledger/upstream-rules.ts";
 import { parseBaseUrl } from "../upstream/base-url.ts";

@@ -2,6 +2,7 @@
  * `Idempotency-Key`: the second call with the same key and the same request gets the first one's answer. Each gateway
  * key has its own; answers are kept for a day.
  */
+import { sha256Hex } from "../digest.ts";
 import type { Forwarding } from "../hotpath/forward.ts";
 import type { CallRecord } from "../hotpath/settle.ts";
 import { err, ok, type Result } from "../result.ts";
@@ -14,7 +15,6 @@ const KEEP_MS = 24 * 3_600_000;
 const IDEMPOTENCY_KEY = /^[\x20-\x7e]{1,255}$/;
 /** Forwarded headers that change what the upstream answers. */
 const TELLING = ["anthropic-version", "anthropic-beta", "anthropic-workspace-id", "anthropic-user-profile-id"];
-const encoder = new TextEncoder();
 
 /** What a call's idempotency key asks for; null if it has none, or makes nothing. */
 export async function idempotencyOf(
@@ -36,11 +36,11 @@ export async function idempotencyOf(
     });
   }
   const [keyHash, bodyHash] = await Promise.all([
-    sha256(encoder.encode(key)),
-    body instanceof ReadableStream ? null : sha256(body ?? new Uint8Array(0)),
+    sha256Hex(key),
+    body instanceof ReadableStream ? null : sha256Hex(body ?? ""),
   ]);
   const telling = TELLING.map((name) => headers.get(name) ?? null);
-  const fingerprint = await sha256(encoder.encode(JSON.stringify([method, path, bodyHash, ...telling])));
+  const fingerprint = await sha256Hex(JSON.stringify([method, path, bodyHash, ...telling]));
   return ok({
     name: `${keyId}:${keyHash}`,
     claim: { token: requestId, fingerprint },
@@ -54,8 +54,4 @@ function replayed(response: Response, record: CallRecord): void {
   response.headers.set("idempotent-replayed", "true");
   response.headers.delete("age");
   record.replayed = true;
-}
-
-async function sha256(bytes: Uint8Array): Promise<string> {
-  return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
 }

@@ -3,7 +3,7 @@
  * admitted for depends on it.
  */
 
-import type { Forwarding } from "../hotpath/forward.ts";
+import { type Forwarding, isEventStream } from "../hotpath/forward.ts";
 import { clock } from "../hotpath/leases.ts";
 import { type Answered, only, readAnswer, sendOrder } from "../hotpath/remote.ts";
 import type { CallRecord } from "../hotpath/settle.ts";
@@ -157,7 +157,7 @@ function deliver(
   const broken = async (): Promise<void> => {
     const { type, message } = describeFailure({ kind: "upstream_cut" });
     let stayed = !leaving.aborted;
-    if (headers.get("content-type")?.startsWith("text/event-stream")) {
+    if (isEventStream(answer)) {
       // It may have broken inside an event or between two: what is written fits both.
       stayed = await endClientStream(
         relay.writable,

@@ -6,6 +6,7 @@
  * splits entries the day it appears, and never lets one call have the answer to another.
  */
 
+import { sha256Hex } from "../digest.ts";
 import { err, ok, type Result } from "../result.ts";
 import { asFields } from "../wire/anthropic/usage.ts";
 import { canonicalJson } from "./canonical-json.ts";
@@ -84,8 +85,7 @@ export async function cacheKey(call: CacheableCall): Promise<Result<string, stri
     .filter(([name]) => !LEFT_OUT.has(name))
     .sort(([a], [b]) => (a < b ? -1 : 1));
   const form = `${JSON.stringify([FORM, workspace, epoch, target, counted])}\n${canonical}`;
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(form)));
-  return ok(Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join(""));
+  return ok(await sha256Hex(form));
 }
 
 /** What an answer to this body depends on beside the body itself; null: nothing. */

@@ -240,6 +240,7 @@ function lengthOf({ headers }: Response): number | null {
   return length !== null && /^\d{1,15}$/.test(length) && !headers.has("content-encoding") ? Number(length) : null;
 }
 
-function isEventStream(response: Response): response is Response & { body: ReadableStream<Uint8Array> } {
+/** Whether a response has a body of server-sent events. */
+export function isEventStream(response: Response): response is Response & { body: ReadableStream<Uint8Array> } {
   return response.body !== null && /^text\/event-stream\b/i.test(response.headers.get("content-type") ?? "");
 }

@@ -2,6 +2,7 @@
  * API keys: `sk-sluice-<id>-<secret><tag>`. The tag is a truncated HMAC of id and secret, so a forged or mistyped key
  * is refused here, with no Durable Object, KV or database asked. Only SHA-256 of the secret is ever stored.
  */
+import { sha256Hex } from "../digest.ts";
 import { base32, newId, randomBase32 } from "../wire/ids.ts";
 
 const PREFIX = "sk-sluice-";
@@ -57,10 +58,6 @@ export function constantTimeEqual(a: string, b: string): boolean {
   const left = encoder.encode(a);
   const right = encoder.encode(b);
   return left.length === right.length && crypto.subtle.timingSafeEqual(left, right);
-}
-
-export async function sha256Hex(text: string): Promise<string> {
-  return new Uint8Array(await crypto.subtle.digest("SHA-256", encoder.encode(text))).toHex();
 }
 
 async function tagOf(tagSecret: string, id: string, secret: string): Promise<string> {

@@ -5,6 +5,7 @@
  * of the ledger's last batch that was counted and its counters as they stood then; another number of shards would move
  * ledgers to objects that know neither, and count their counters anew.
  */
+import { fnv1a } from "../digest.ts";
 import type { Tally } from "./tally.ts";
 
 /** One object takes some 500 reports a second; a busy ledger makes one a second. */
@@ -77,11 +78,8 @@ export function hubAt(namespace: Namespace, shard: number): MetricsHub {
   return namespace.getByName(`shard-${shard}`) as unknown as MetricsHub;
 }
 
-/** FNV-1a over the name's UTF-16 units: even enough, and the same for ever. */
 export function shardOf(ledger: string): number {
-  let hash = 0x811c9dc5;
-  for (let i = 0; i < ledger.length; i++) hash = Math.imul(hash ^ ledger.charCodeAt(i), 0x01000193);
-  return (hash >>> 0) % SHARDS;
+  return fnv1a(ledger) % SHARDS;
 }
 
 /** Whether any gauge says something. */

@@ -3,6 +3,8 @@
  * asking anybody, and one upstream more or less moves only the conversations that it gains or loses.
  */
 
+import { fnv1a } from "../digest.ts";
+
 type Weighed = { readonly id: string; readonly weight: number };
 
 /** The upstreams in the order in which this conversation prefers them. */
@@ -21,10 +23,9 @@ function score(affinity: string, { id, weight }: Weighed): number {
   return -weight / Math.log(draw);
 }
 
-/** FNV-1a over UTF-16 units, and MurmurHash3's last step, without which similar names get similar numbers. */
+/** FNV-1a, and MurmurHash3's last step, without which similar names get similar numbers. */
 export function hash(text: string): number {
-  let hash = 0x811c9dc5;
-  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+  let hash = fnv1a(text);
   hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
   hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
   return (hash ^ (hash >>> 16)) >>> 0;

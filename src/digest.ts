@@ -1,0 +1,16 @@
+/** Short names for long texts. */
+const encoder = new TextEncoder();
+
+/** SHA-256 of a text's UTF-8, or of bytes, in lower-case hex. */
+export async function sha256Hex(what: string | Uint8Array): Promise<string> {
+  const bytes = typeof what === "string" ? encoder.encode(what) : what;
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** FNV-1a over UTF-16 units, 32 bits: even enough for spreading, the same for ever, and no secret's. */
+export function fnv1a(text: string): number {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+  return hash >>> 0;
+}
