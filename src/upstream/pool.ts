@@ -221,7 +221,7 @@ export class Pool {
   }
 }
 
-/** 64 bits. */
+/** 64 bits: the second half begins with another text, since what follows the same text keeps the same hash the same. */
 function digest(affinity: string): string {
-  return hash(affinity).toString(36) + hash(`${affinity}\n`).toString(36);
+  return hash(affinity).toString(36) + hash(`\n${affinity}`).toString(36);
 }

@@ -1,5 +1,6 @@
 /** Which upstream is asked, and what is known of each. */
 import { describe, expect, it } from "vitest";
+import { fnv1a } from "../../src/digest.ts";
 import { Health, MAX_COOLING_MS, OPEN_AFTER, OPEN_MS, REFUSED_MS } from "../../src/upstream/health.ts";
 import { Pool, type Tried, type Wanted } from "../../src/upstream/pool.ts";
 import { judge } from "../../src/upstream/retry.ts";
@@ -30,6 +31,22 @@ const pickIn = (pool: Pool, what: Wanted, before = tried(pool.homeOf(what))): st
 };
 
 describe("the pool", () => {
+  it("knows conversations apart whose names have the same hash of 32 bits", () => {
+    const pool = new Pool();
+    const seen = new Map<number, string>();
+    let twins = 0;
+    for (let n = 0; n < 300_000; n++) {
+      const affinity = (Math.imul(n, 0x9e3779b1) >>> 0).toString(36) + (n * n).toString(36);
+      const hash = fnv1a(affinity);
+      const twin = seen.get(hash);
+      seen.set(hash, affinity);
+      if (twin === undefined) continue;
+      twins++;
+      expect(pool.homeNames(wanted({ affinity }))).not.toEqual(pool.homeNames(wanted({ affinity: twin })));
+    }
+    expect(twins).toBeGreaterThan(0);
+  });
+
   it("knows nothing of an upstream that has a new key or address, and all of one that was otherwise changed", () => {
     const pool = new Pool();
     pool.replace([up("up_a"), up("up_b")]);
