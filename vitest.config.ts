@@ -9,6 +9,9 @@ const TEST_SECRETS = {
   MASTER_KEY: "1:bWFzdGVyLWtleS1vZi10aGUtdGVzdHMtMDEyMzQ1Njc=",
 };
 
+const CROWDS = ["test/e2e/ledger-crowds.test.ts", "test/e2e/answers-together.test.ts"];
+const END_TO_END = { testTimeout: 30_000, hookTimeout: 60_000 };
+
 export default defineConfig({
   test: {
     projects: [
@@ -39,14 +42,19 @@ export default defineConfig({
         },
       },
       {
-        // The real bundle, spoken to over HTTP by the clients people use.
+        // The real bundle, spoken to over HTTP by the clients people use. Much of its time is spent waiting.
         test: {
           name: "e2e",
           include: ["test/e2e/**/*.test.ts", "test/simulator/**/*.e2e.test.ts"],
-          testTimeout: 30_000,
-          hookTimeout: 60_000,
-          fileParallelism: false,
+          exclude: CROWDS,
+          ...END_TO_END,
+          maxWorkers: 2,
+          sequence: { groupOrder: 1 },
         },
+      },
+      {
+        // The same, with hundreds of clients over several runtimes, which have the machine to themselves.
+        test: { name: "crowds", include: CROWDS, ...END_TO_END, maxWorkers: 1, sequence: { groupOrder: 2 } },
       },
     ],
   },

@@ -113,10 +113,9 @@ describe("while calls run", () => {
     upstreams.direct = ({ server }) =>
       dead && server === 1 ? [{ after: "connect", do: { reset: true } }] : [{ after: "connect", do: { sleep: 300 } }];
     const answers = await underLoad(gateway, key, async () => {
-      await pause(1_000);
       // Those that wait are cut off, and those that come are.
-      const waiting = upstreams.attempts.filter(({ server, status }) => server === 1 && status === null).length;
-      expect(waiting).toBeGreaterThan(10);
+      const waiting = () => upstreams.attempts.filter(({ server, status }) => server === 1 && status === null).length;
+      await until(async () => waiting() > 10 || undefined, "a crowd to wait for the upstream");
       dead = true;
       upstreams.cutOff(1);
       await pause(3_000);
