@@ -10,14 +10,15 @@ const TEST_SECRETS = {
 };
 
 const CROWDS = ["test/e2e/ledger-crowds.test.ts", "test/e2e/answers-together.test.ts"];
-const END_TO_END = { testTimeout: 30_000, hookTimeout: 60_000 };
+/** A busy machine is slow, and nothing here measures time. */
+const PATIENT = { testTimeout: 30_000, hookTimeout: 60_000 };
 
 export default defineConfig({
   test: {
     projects: [
       {
         // Pure logic: runs in Node, no Worker around it.
-        test: { name: "pure", include: ["test/**/*.pure.test.ts"] },
+        test: { name: "pure", include: ["test/**/*.pure.test.ts"], ...PATIENT },
       },
       {
         // Rooms inside the Workers runtime.
@@ -39,6 +40,7 @@ export default defineConfig({
           include: ["test/**/*.worker.test.ts"],
           globalSetup: ["./test/support/upstream.ts"],
           setupFiles: ["./test/support/migrate.ts"],
+          ...PATIENT,
         },
       },
       {
@@ -47,14 +49,14 @@ export default defineConfig({
           name: "e2e",
           include: ["test/e2e/**/*.test.ts", "test/simulator/**/*.e2e.test.ts"],
           exclude: CROWDS,
-          ...END_TO_END,
+          ...PATIENT,
           maxWorkers: 2,
           sequence: { groupOrder: 1 },
         },
       },
       {
         // The same, with hundreds of clients over several runtimes, which have the machine to themselves.
-        test: { name: "crowds", include: CROWDS, ...END_TO_END, maxWorkers: 1, sequence: { groupOrder: 2 } },
+        test: { name: "crowds", include: CROWDS, ...PATIENT, maxWorkers: 1, sequence: { groupOrder: 2 } },
       },
     ],
   },
