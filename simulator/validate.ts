@@ -83,7 +83,6 @@ function validateMessages(body: Fields, version: Version): ApiError | undefined 
   if (messages.length > MAX_MESSAGES) return invalid(`messages: List should have at most ${MAX_MESSAGES} items`);
   let open: string[] = [];
   let openAt = 0;
-  let turns = 0;
   for (const [i, item] of messages.entries()) {
     const message = asFields(item);
     if (!message) return invalid(`messages.${i}: Input should be a valid dictionary`);
@@ -105,7 +104,6 @@ function validateMessages(body: Fields, version: Version): ApiError | undefined 
     const wrong = validateBlocks(blocks, i, message, version);
     if (wrong) return wrong;
     if (message.role === "system") continue;
-    if (turns++ === 0 && message.role !== "user") return invalid('messages: first message must use the "user" role');
     const results = blocks.flatMap((block) => (block.type === "tool_result" ? (asText(block.tool_use_id) ?? "") : []));
     const stray = results.find((id) => !open.includes(id));
     if (stray !== undefined) {

@@ -288,4 +288,13 @@ describe("thinking", () => {
   it("is refused when an earlier message is edited", () => {
     expect(next([user("Think of something else"), ...turn().slice(1)])).toMatch(/messages\.1\.content\.0/);
   });
+
+  it("is left out then where the request says so, unless nobody has signed it", () => {
+    const drops = { thinking: { ...params.thinking, block_binding: { prefix_mismatch_behavior: "drop_block" } } };
+    const edited = [user("Think of something else"), ...structuredClone(turn()).slice(1), say("on")];
+    expect(typeof ask({ ...params, ...drops, messages: edited })).toBe("object");
+    const [thought = {}] = (edited[1]?.content ?? []) as Json[];
+    thought.signature = "AAAA";
+    expect(ask({ ...params, ...drops, messages: edited })).toMatch(/messages\.1\.content\.0/);
+  });
 });

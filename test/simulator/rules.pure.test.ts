@@ -1,4 +1,6 @@
 /** What the API refuses, with its wordings; faults, limits and models. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { authenticate } from "../../simulator/authenticate.ts";
 import { isApiError } from "../../simulator/errors.ts";
@@ -36,7 +38,6 @@ describe("validation", () => {
       { messages: [{ role: "user", content: [{ type: "text", text: "" }] }] },
       "messages: text content blocks must be non-empty",
     ],
-    [{ messages: [{ role: "assistant", content: "x" }, hi] }, 'messages: first message must use the "user" role'],
     [
       { messages: [hi, { role: "assistant", content: "x" }] },
       "This model does not support assistant message prefill. The conversation must end with a user message.",
@@ -304,6 +305,17 @@ describe("models", () => {
       type: "model",
       capabilities: { thinking: { types: { enabled: { supported: false }, adaptive: { supported: true } } } },
     });
+  });
+
+  it("look as in the recorded list", () => {
+    const recorded = JSON.parse(
+      readFileSync(join(import.meta.dirname, "../fixtures/anthropic/models.list.json"), "utf8"),
+    );
+    for (const model of recorded.data as Json[]) {
+      expect(modelInfo(findModel(String(model.id)) ?? ({} as never))).toEqual(model);
+    }
+    const page = modelPage(new URLSearchParams({ limit: "1" }));
+    expect(Object.keys(page as Json).sort()).toEqual(Object.keys(recorded).sort());
   });
 
   it.each([{ limit: "0" }, { limit: "1001" }, { after_id: "x" }, { before_id: "x" }])(
