@@ -4,6 +4,9 @@
  * describes the account that all keys share (design §4 and §6, wire notes §2 and §6.2).
  */
 
+/** Whose account an upstream's answer is of (wire notes §2). */
+export const ORGANIZATION_HEADER = "anthropic-organization-id";
+
 const FORWARDED_FAMILIES = ["anthropic-", "x-stainless-"];
 const FORWARDED = new Set(["user-agent", "accept", "content-type"]);
 /** Would-be credentials inside the forwarded families. Exactly one credential goes upstream, and it is ours. */

@@ -56,7 +56,8 @@ type Stated = {
 /** Tokens of one pass over a model; null: the message's own. */
 export type Pass = Tokens & { model: string | null };
 
-type Fields = Readonly<Record<string, unknown>>;
+/** The members of a JSON object. */
+export type Fields = Readonly<Record<string, unknown>>;
 
 export function emptyUsage(): Usage {
   return {
