@@ -17,17 +17,31 @@ type LimitScope = "key" | "workspace" | "upstream";
 
 /** One arm per failure, with what its answer needs. */
 export type Failure =
-  | { readonly kind: "invalid_request"; readonly message: string }
+  | {
+      readonly kind: "invalid_request";
+      readonly message: string;
+      /** Where in the body, and OpenAI's word for it; told in that dialect alone. */
+      readonly param?: string | null;
+      readonly code?: string | null;
+    }
   | { readonly kind: "invalid_json"; readonly problem: string; readonly position: number }
   | { readonly kind: "unauthenticated" }
   | { readonly kind: "scope_missing"; readonly scope: string }
   | { readonly kind: "grant_exceeded"; readonly message: string }
   | { readonly kind: "model_not_allowed"; readonly model: string }
-  | { readonly kind: "not_found"; readonly what: string }
+  | {
+      readonly kind: "not_found";
+      readonly what: string;
+      /** As above. */
+      readonly param?: string | null;
+      readonly code?: string | null;
+    }
   | {
       /** A path of the API that the gateway does not serve, or of nobody's. */
       readonly kind: "not_served";
       readonly path: string;
+      /** A sentence. */
+      readonly why?: string | null;
     }
   | { readonly kind: "method_not_allowed"; readonly allow: readonly string[] }
   | { readonly kind: "conflict"; readonly message: string }
@@ -77,8 +91,8 @@ export type Failure =
     }
   /** A stream whose first event is an `error`: nothing has been shown of it yet. `body` is that event's data. */
   | { readonly kind: "upstream_error_event"; readonly type: string; readonly body: string }
-  /** The upstream does not accept the gateway's own credential, or not for this. */
-  | { readonly kind: "upstream_refused" }
+  /** The upstream does not accept the gateway's own credential (401), or not for this (403). */
+  | { readonly kind: "upstream_refused"; readonly status: 401 | 403 }
   /** Every upstream account has said that its limits are reached. */
   | { readonly kind: "upstreams_cooling"; readonly retryAfterMs: number }
   /** Every place for calls at the upstreams is taken. */
@@ -199,15 +213,11 @@ export function describeFailure(failure: Failure): WireError {
       return make(403, "permission_error", `This key may not use the model \`${failure.model}\`.`);
     case "not_found":
       return make(404, "not_found_error", failure.what);
-    case "not_served":
-      return make(
-        404,
-        "not_found_error",
-        PRINTABLE_PATH.test(failure.path)
-          ? `This gateway does not serve \`${failure.path}\`.`
-          : "This gateway does not serve this path.",
-        { "x-should-retry": "false" },
-      );
+    case "not_served": {
+      const path = PRINTABLE_PATH.test(failure.path) ? `\`${failure.path}\`` : "this path";
+      const message = `This gateway does not serve ${path}.${failure.why ? ` ${failure.why}` : ""}`;
+      return make(404, "not_found_error", message, { "x-should-retry": "false" });
+    }
     case "method_not_allowed":
       return make(405, "invalid_request_error", `Method not allowed. Allowed: ${failure.allow.join(", ")}.`, {
         allow: failure.allow.join(", "),

@@ -200,6 +200,7 @@ describe("policies", () => {
     fail_open: false,
     timeouts: {},
     cache: null,
+    aliases: {},
     expires_at: 1000,
     revoked_at: null,
     secrets: [
