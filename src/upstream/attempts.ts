@@ -6,6 +6,7 @@
 import type { CallTimer } from "../call-timer.ts";
 import type { Timeouts } from "../env.ts";
 import { err, type Result } from "../result.ts";
+import { refusesThinking, withoutThinking } from "../wire/anthropic/without-thinking.ts";
 import type { Failure } from "../wire/errors.ts";
 import { askUpstream, type Send } from "./ask.ts";
 import { hasModel } from "./choice.ts";
@@ -172,7 +173,10 @@ export async function askPool<T>(call: PoolCall<T>, around: Surroundings): Promi
     release();
     const failed = attempts.learn(next, answer);
     if (stop.over) return { ...attempts.over(), unseen: !answer.ok };
-    if (isCallersOwn(failed)) return attempts.endsWith(answer);
+    if (isCallersOwn(failed)) {
+      if (attempts.forgetsThinking(next, answer)) continue;
+      return attempts.endsWith(answer);
+    }
     if (!attempts.mayTryAgain(failed)) return attempts.over();
     await attempts.chooseWhere(next, failed);
     if (!(await attempts.pause(failed))) return attempts.over();
@@ -193,6 +197,10 @@ class Attempts<T> {
   /** Attempts that were begun, and those of them that ended at a limit of time. */
   #made = 0;
   #late = 0;
+  /** The upstream that can read the call's thinking, and whether that has been given up: then its body without it. */
+  readonly #reader: string | undefined;
+  #forgets = false;
+  #forgetful: Uint8Array | undefined;
   /** The upstream that was asked last. */
   #last: Upstream | null = null;
   /** It refused: 401, 402, 403 or 404. */
@@ -208,7 +216,8 @@ class Attempts<T> {
     this.#call = call;
     this.#around = around;
     this.#begunAt = begunAt;
-    this.#tried = nothingTried(around.pool.homeOf(call.wanted));
+    this.#reader = around.pool.readerOf(call.wanted);
+    this.#tried = nothingTried(this.#reader ?? around.pool.homeOf(call.wanted));
   }
 
   // Whom to ask next
@@ -280,7 +289,27 @@ class Attempts<T> {
     this.#last = upstream;
     this.#made++;
     this.#isPaid = false;
-    return attempt(this.#call, upstream, health, this.#remainingMs, this.#around);
+    return attempt({ ...this.#call, body: this.#bodyFor(upstream) }, upstream, health, this.#remainingMs, this.#around);
+  }
+
+  #bodyFor({ id }: Upstream): PoolCall<T>["body"] {
+    const { body, wanted } = this.#call;
+    if (wanted.thoughtsOf === undefined || !(body instanceof Uint8Array)) return body;
+    if (!this.#forgets && this.#around.pool.mayRead(wanted, id)) return body;
+    this.#forgetful ??= withoutThinking(body);
+    return this.#forgetful;
+  }
+
+  /** An upstream that can't read thinking which the call can do without is asked once more, without it. */
+  forgetsThinking({ upstream }: Picked, answer: Result<Answer<T>, Failure>): boolean {
+    const { wanted } = this.#call;
+    const content = answer.ok ? answer.value.content : null;
+    if (this.#forgets || wanted.thoughtsOf === undefined) return false;
+    if (!(content instanceof Uint8Array) || !refusesThinking(content)) return false;
+    this.#forgets = true;
+    this.#isPaid = true;
+    this.#tried = { ...this.#tried, again: upstream.id };
+    return true;
   }
 
   /** Takes note of a failure, for this call and for others. */
@@ -335,7 +364,9 @@ class Attempts<T> {
     health.succeeded();
     pool.budget.succeeded(now());
     recovered(upstream.id);
-    if (wanted.pinned === null && pool.settleIn(wanted, upstream.id, this.#tried.home)) moved();
+    // Where thinking has called it, its conversation need not live.
+    const isAtHome = wanted.pinned === null && this.#reader === undefined;
+    if (isAtHome && pool.settleIn(wanted, upstream.id, this.#tried.home)) moved();
     return this.endsWith(answer, {}, release);
   }
 

@@ -86,7 +86,7 @@ function names<T>(result: Result<Answer<T>, Failure>, model: string): boolean {
 
 /** That an upstream refuses our credential is our fault and none of the caller's. */
 export function refusedAs<T>({ status, result }: Failed<T>): Result<Answer<T>, Failure> {
-  return status === 401 || status === 403 ? err({ kind: "upstream_refused" }) : result;
+  return status === 401 || status === 403 ? err({ kind: "upstream_refused", status }) : result;
 }
 
 /**

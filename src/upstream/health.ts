@@ -7,6 +7,7 @@
  * than its longest span, counted from now.
  */
 
+import { ORGANIZATION_HEADER } from "../wire/headers.ts";
 import type { Hint } from "./protocol.ts";
 
 /** Failures in a row that open the breaker. */
@@ -156,7 +157,7 @@ export class Health {
 
   /** Takes over what an answer says of the upstream's own limits and of whose account it is. */
   learn(headers: Headers, now: number): void {
-    this.organization = headers.get("anthropic-organization-id") ?? this.organization;
+    this.organization = headers.get(ORGANIZATION_HEADER) ?? this.organization;
     let fullUntil = 0;
     for (const [remaining, resets] of LIMIT_HEADERS) {
       if (headers.get(remaining) !== "0") continue;

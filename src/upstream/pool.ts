@@ -23,6 +23,11 @@ export type Wanted = {
   readonly model: string | null;
   /** Its body holds what only the upstream's own organization can read. */
   readonly bound: boolean;
+  /**
+   * The body holds thinking that its client can do without: in whose account it was signed, null where nobody knows.
+   * Another account gets the call without it. Left out: there is none, or it must not be left out.
+   */
+  readonly thoughtsOf?: string | null;
   /** The only upstream that can answer: it holds what the call is about. */
   readonly pinned: string | null;
 };
@@ -93,6 +98,23 @@ export class Pool {
       if (this.#upstreams.some(({ id, models }) => id === home && hasModel(models, wanted.model))) return home;
     }
     return undefined;
+  }
+
+  /** The upstream that can read the call's thinking; where this isolate knows none, one of which it does not know that it can't. */
+  readerOf(wanted: Wanted): string | undefined {
+    const { thoughtsOf, affinity, model } = wanted;
+    if (!thoughtsOf || this.#upstreams.length < 2) return undefined;
+    const serving = this.#upstreams.filter(({ state, models }) => state === "active" && hasModel(models, model));
+    const known = serving.filter(({ id }) => this.health(id).organization === thoughtsOf);
+    const readers = known.length > 0 ? known : serving.filter(({ id }) => this.mayRead(wanted, id));
+    const home = this.homeOf(wanted);
+    return readers.some(({ id }) => id === home) ? home : ranked(affinity, readers)[0]?.id;
+  }
+
+  /** Whether an upstream may be sent the call's thinking; where nobody knows, it may. */
+  mayRead({ thoughtsOf }: Wanted, upstream: string): boolean {
+    const { organization } = this.health(upstream);
+    return !thoughtsOf || organization === null || organization === thoughtsOf;
   }
 
   /** Takes over where a conversation lives, by each of its names. */
