@@ -1,4 +1,6 @@
 /** Bindings are typed by `wrangler types`; this file reads the settings among them, once per isolate. */
+import type { Aliases } from "./identity/key-record.ts";
+import { readModelAliases } from "./openai/aliases.ts";
 import { err, ok, type Result } from "./result.ts";
 import { type BaseUrlRules, readHosts } from "./upstream/base-url.ts";
 import { type MasterKey, readMasterKeys } from "./upstream/sealing.ts";
@@ -40,6 +42,8 @@ export type Settings = {
   /** How long a call waits for a ledger, ms. */
   readonly ledgerDeadlineMs: number;
   readonly maxRequestBytes: number;
+  /** Names for models that every key may use, in the OpenAI dialect. */
+  readonly modelAliases: Aliases;
   /** How long a log line waits for others to share a write with, ms; 0: each is written by itself. */
   readonly logJoinMs: number;
   /** Audit rows older than this are deleted; null: they are kept for ever. */
@@ -98,6 +102,8 @@ export function readSettings(source: Source): Result<Settings, string> {
       "AUDIT_RETENTION_DAYS is not a whole number of days from 1 to 99999. Leave it out to keep audit rows for ever.",
     );
   }
+  const modelAliases = readModelAliases(text("MODEL_ALIASES"));
+  if (!modelAliases.ok) return modelAliases;
   const previous = text("KEY_TAG_SECRET_PREVIOUS");
   return ok({
     upstreamUrl,
@@ -117,6 +123,7 @@ export function readSettings(source: Source): Result<Settings, string> {
     queueWaitMs: counted.QUEUE_WAIT_MS,
     ledgerDeadlineMs: numbers.LEDGER_DEADLINE_MS,
     maxRequestBytes: MAX_REQUEST_BYTES,
+    modelAliases: modelAliases.value,
     logJoinMs,
     auditRetentionDays: days === "" ? null : Number(days),
   });

@@ -4,6 +4,7 @@ import { readJsonBytes } from "../body.ts";
 import { MAX_TTL_SECONDS } from "../cache/wish.ts";
 import type { AppContext } from "../context.ts";
 import {
+  type Aliases,
   BUDGET_MODES,
   BUDGET_PERIODS,
   type Budget,
@@ -14,6 +15,7 @@ import {
   ON_REVOKE,
   SCOPES,
 } from "../identity/key-record.ts";
+import { aliasProblems } from "../openai/aliases.ts";
 import { err, ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
 import { scanJson } from "../wire/json-scan.ts";
@@ -182,6 +184,20 @@ const models = z.nullable(
     ),
 );
 
+/** They travel with the key's policy, every two seconds. */
+const MAX_ALIASES = 50;
+/** Checked by hand, as metadata is. */
+const aliases = z
+  .custom<Aliases>(
+    (value) => typeof value === "object" && value !== null && !Array.isArray(value),
+    "must be an object of names and what they lead to",
+  )
+  .check((context) => {
+    for (const { name, message } of aliasProblems(context.value, MAX_ALIASES)) {
+      context.issues.push({ code: "custom", message, path: name === "" ? [] : [name], input: context.value });
+    }
+  });
+
 const ofBoth = { budget: z.optional(budget), metadata: z.optional(metadata) };
 const ofKey = {
   ...ofBoth,
@@ -189,6 +205,7 @@ const ofKey = {
     z.array(oneOf(SCOPES), "must be a list of scopes").check(z.minLength(1, "must name at least one scope"), noneTwice),
   ),
   models: z.optional(models),
+  aliases: z.optional(aliases),
   on_disconnect: z.optional(oneOf(ON_DISCONNECT)),
   on_revoke: z.optional(oneOf(ON_REVOKE)),
   fail_open: z.optional(z.boolean("must be true or false")),

@@ -15,6 +15,7 @@ import {
   type Scope,
 } from "../identity/key-record.ts";
 import { getKey, insertKey, listKeyRecords, markRevoked, policyOf, updateKey } from "../identity/key-store.ts";
+import { emptyMemory } from "../openai/memory.ts";
 import { ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
 import { parseChangeKey, parseCreateKey, parseRotateKey, readAdminBody, WORKSPACE } from "./input.ts";
@@ -75,6 +76,7 @@ export const createKey = adminOnly(async (c, admin) => {
     fail_open: fields.fail_open ?? KEY_DEFAULTS.fail_open,
     timeouts: mergeTimeouts(KEY_DEFAULTS.timeouts, fields.timeouts ?? {}),
     cache: fields.cache ?? KEY_DEFAULTS.cache,
+    aliases: fields.aliases ?? KEY_DEFAULTS.aliases,
     metadata: fields.metadata ?? {},
     created_at: startedAt,
     updated_at: startedAt,
@@ -152,6 +154,8 @@ export const revokeKey = adminOnly(async (c) => {
   if (!revoked.ok) return fail(c, unavailable("The key may still be in force. Repeat the call: the key's ledger"));
   const at = revoked.value?.revoked_at;
   if (at === null || at === undefined) return fail(c, NO_SUCH_KEY);
+  // What is kept of its conversations goes with it.
+  c.executionCtx.waitUntil(emptyMemory(c.env, id));
   return stored(
     c,
     async () => {

@@ -94,6 +94,14 @@ export function timeoutsFor(gateway: Timeouts, own: KeyTimeouts): Timeouts {
 /** The response cache of a key's calls. Null: only calls that ask for it by a header use it. */
 export type KeyCache = { readonly ttl_seconds: number };
 
+/**
+ * What another name for a model asks for: a model and perhaps suffixes, as in `claude-sonnet-5-5(high)`, or the same as an
+ * object. `thinking`: what is thought is shown (src/openai/model-names.ts).
+ */
+export type Alias = string | { readonly model: string; readonly thinking?: boolean };
+/** By name. Exact: upper case and spaces count. */
+export type Aliases = Readonly<Record<string, Alias>>;
+
 /** One accepted secret of a key. A key has one, and two while a rotation's grace lasts. */
 export type KeySecret = {
   /** SHA-256 of the secret part, lower-case hex. The secret itself is stored nowhere. */
@@ -116,6 +124,8 @@ export type KeyPolicy = Rules & {
   readonly scopes: readonly Scope[];
   /** Allowed model ids, exact, or a prefix that ends in `*`. Null: every model. */
   readonly models: readonly string[] | null;
+  /** Names of its own for models, in the OpenAI dialect. What they lead to must be allowed like any other. */
+  readonly aliases: Aliases;
   readonly limits: KeyLimits;
   readonly on_disconnect: (typeof ON_DISCONNECT)[number];
   readonly on_revoke: (typeof ON_REVOKE)[number];
@@ -136,6 +146,7 @@ export const KEY_DEFAULTS = {
   fail_open: false,
   timeouts: {},
   cache: null,
+  aliases: {},
 } as const satisfies Partial<KeyPolicy>;
 
 /** A policy as a ledger may have stored it before it knew the fields with defaults. */

@@ -14,6 +14,7 @@ type Row = {
   fail_open: number;
   timeouts: string | null;
   cache: string | null;
+  aliases: string | null;
   metadata: string;
   secrets: string;
   created_at: number;
@@ -24,7 +25,7 @@ type Row = {
 };
 
 const COLUMNS =
-  "id, workspace, name, scopes, models, limits, budget, on_disconnect, on_revoke, fail_open, timeouts, cache, metadata, secrets, created_at, updated_at, expires_at, revoked_at, version";
+  "id, workspace, name, scopes, models, limits, budget, on_disconnect, on_revoke, fail_open, timeouts, cache, aliases, metadata, secrets, created_at, updated_at, expires_at, revoked_at, version";
 
 function fromRow(row: Row): KeyRecord {
   return {
@@ -36,6 +37,7 @@ function fromRow(row: Row): KeyRecord {
     fail_open: row.fail_open === 1,
     timeouts: row.timeouts === null ? {} : JSON.parse(row.timeouts),
     cache: row.cache === null ? null : JSON.parse(row.cache),
+    aliases: row.aliases === null ? {} : JSON.parse(row.aliases),
     metadata: JSON.parse(row.metadata),
     secrets: JSON.parse(row.secrets),
   };
@@ -54,6 +56,7 @@ function changeable(record: KeyRecord): unknown[] {
     record.fail_open ? 1 : 0,
     JSON.stringify(record.timeouts),
     record.cache === null ? null : JSON.stringify(record.cache),
+    JSON.stringify(record.aliases),
     JSON.stringify(record.metadata),
     JSON.stringify(record.secrets),
     record.updated_at,
@@ -66,8 +69,8 @@ function changeable(record: KeyRecord): unknown[] {
 export async function insertKey(db: D1Database, record: KeyRecord): Promise<void> {
   await db
     .prepare(
-      `INSERT INTO api_keys (name, scopes, models, limits, budget, on_disconnect, on_revoke, fail_open, timeouts, cache, metadata, secrets, updated_at, expires_at, revoked_at, version, id, workspace, created_at)
-       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+      `INSERT INTO api_keys (name, scopes, models, limits, budget, on_disconnect, on_revoke, fail_open, timeouts, cache, aliases, metadata, secrets, updated_at, expires_at, revoked_at, version, id, workspace, created_at)
+       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     )
     .bind(...changeable(record), record.id, record.workspace, record.created_at)
     .run();
@@ -82,7 +85,7 @@ export async function getKey(db: D1Database, id: string): Promise<KeyRecord | nu
 export async function updateKey(db: D1Database, record: KeyRecord): Promise<boolean> {
   const { meta } = await db
     .prepare(
-      `UPDATE api_keys SET name = ?, scopes = ?, models = ?, limits = ?, budget = ?, on_disconnect = ?, on_revoke = ?, fail_open = ?, timeouts = ?, cache = ?, metadata = ?, secrets = ?, updated_at = ?, expires_at = ?, revoked_at = ?, version = ?
+      `UPDATE api_keys SET name = ?, scopes = ?, models = ?, limits = ?, budget = ?, on_disconnect = ?, on_revoke = ?, fail_open = ?, timeouts = ?, cache = ?, aliases = ?, metadata = ?, secrets = ?, updated_at = ?, expires_at = ?, revoked_at = ?, version = ?
        WHERE id = ? AND version = ?`,
     )
     .bind(...changeable(record), record.id, record.version - 1)
@@ -142,9 +145,9 @@ export async function loadPolicy(db: D1Database, id: string): Promise<KeyPolicy 
 /** The enforced part of a record. */
 export function policyOf(record: KeyRecord): KeyPolicy {
   const { id, version, workspace, name, scopes, models, limits, budget } = record;
-  const { on_disconnect, on_revoke, fail_open, timeouts, cache, expires_at, revoked_at, secrets } = record;
+  const { on_disconnect, on_revoke, fail_open, timeouts, cache, aliases, expires_at, revoked_at, secrets } = record;
   return {
     ...{ id, version, workspace, name, scopes, models, limits, budget },
-    ...{ on_disconnect, on_revoke, fail_open, timeouts, cache, expires_at, revoked_at, secrets },
+    ...{ on_disconnect, on_revoke, fail_open, timeouts, cache, aliases, expires_at, revoked_at, secrets },
   };
 }

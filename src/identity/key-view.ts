@@ -30,6 +30,7 @@ export function keyView(
     workspace: policy.workspace,
     scopes: policy.scopes,
     models: policy.models,
+    aliases: policy.aliases,
     expires_at: time(policy.expires_at),
     on_disconnect: policy.on_disconnect,
     on_revoke: policy.on_revoke,

@@ -20,6 +20,9 @@ const problemOf = (result: Result<unknown, Failure>): string | null =>
 const create = (fields: object) => problemOf(parseCreateKey({ name: "n", ...fields }));
 const texts = (count: number) => Object.fromEntries(Array.from({ length: count }, (_, i) => [`k${i}`, "v"]));
 const models = (count: number) => Array.from({ length: count }, (_, i) => `m${i}`);
+const aliases = (count: number) => Object.fromEntries(Array.from({ length: count }, (_, n) => [`a${n}`, "opus"]));
+const aliasRule =
+  "must lead to a Claude model: its id, its id without `claude-` or the name of its line, and perhaps suffixes";
 
 describe("fields of a key, at each limit and one past it", () => {
   it.each([
@@ -135,7 +138,12 @@ describe("fields of a key, at each limit and one past it", () => {
     [{ on_revoke: "cancel" }, "on_revoke: must be one of finish, cut"],
     [{ fail_open: "true" }, "fail_open: must be true or false"],
     [{ fail_open: null }, "fail_open: must be true or false"],
-    [{ aliases: {} }, "aliases: unknown field"],
+    [{ aliases: null }, "aliases: must be an object of names and what they lead to"],
+    [{ aliases: ["opus"] }, "aliases: must be an object of names and what they lead to"],
+    [{ aliases: aliases(51) }, "aliases: must not hold more than 50 aliases"],
+    [{ aliases: { a: "opus", b: "a" } }, "aliases.b: must not lead to another alias"],
+    [{ aliases: { fine: "opus(high)", a: "opus(extreme)" } }, `aliases.a: ${aliasRule}`],
+    [{ aliases: { a: "gpt-4o", b: "gpt-4o" } }, `aliases.a: ${aliasRule}; aliases.b: ${aliasRule}`],
     [{ guardrails: [] }, "guardrails: unknown field"],
     [{ cache: true }, "cache: must be an object, or null"],
     [{ cache: {} }, "cache.ttl_seconds: Field required"],
@@ -260,7 +268,7 @@ describe("fields of a key, at each limit and one past it", () => {
     expect(problemOf(parseCreateWorkspace({}))).toBe("name: Field required");
     expect(problemOf(parseChangeWorkspace({ id: "w" }))).toBe("id: unknown field");
     for (const name of [
-      ...["scopes", "models", "expires_at", "on_disconnect", "on_revoke", "fail_open", "cache", "version"],
+      ...["scopes", "models", "expires_at", "on_disconnect", "on_revoke", "fail_open", "cache", "aliases", "version"],
       "cache_epoch",
     ]) {
       expect(problemOf(parseCreateWorkspace({ name: "n", [name]: null }))).toBe(`${name}: unknown field`);
@@ -427,6 +435,7 @@ describe("completePolicy", () => {
       fail_open: false,
       timeouts: {},
       cache: null,
+      aliases: {},
     });
     const budget = { micro_usd: 5, period: "day", mode: "soft" } as const;
     const whole = {

@@ -32,3 +32,14 @@ it("keys made before there were budgets have none, and the defaults", () => {
   }
   expect(db.prepare("SELECT count(*) AS n FROM workspaces").get()).toMatchObject({ n: 0 });
 });
+
+it("keys made before there were aliases have none", () => {
+  const db = new DatabaseSync(":memory:");
+  db.exec(migration("0001_initial.sql"));
+  db.exec(
+    `INSERT INTO api_keys (id, workspace, name, scopes, models, limits, metadata, secrets, created_at, updated_at, expires_at, revoked_at, version)
+     VALUES ('key_before', 'w', 'n', '["messages"]', NULL, '{}', '{}', '[]', 1, 2, NULL, NULL, 3)`,
+  );
+  db.exec(migration("0007_aliases.sql"));
+  expect({ ...db.prepare("SELECT id, aliases FROM api_keys").get() }).toEqual({ id: "key_before", aliases: null });
+});

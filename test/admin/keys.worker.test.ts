@@ -70,6 +70,7 @@ describe("POST /admin/keys", () => {
         stream_total_ms: 80_000_000,
       },
       cache: { ttl_seconds: 600 },
+      aliases: { "gpt-4o": "claude-sonnet-5-5(high)", mine: { model: "opus", thinking: true } },
       expires_at: "2999-01-31T00:00:00Z",
       metadata: { owner: "Zoë", constructor: "x" },
     };
@@ -309,7 +310,7 @@ describe("who may", () => {
       "tenant_id",
       "created_by",
       "workspace",
-      "aliases",
+      "guardrails",
     ];
     for (const [as, status] of [
       [ADMIN_TOKEN, 400],
@@ -484,6 +485,17 @@ describe("PATCH /admin/keys/:id", () => {
     expect((await policyOf(made.id))?.timeouts).toEqual({ total_ms: 60_000, connect_ms: 7 });
     expect(await change({ total_ms: null, connect_ms: null })).toEqual({});
     expect((await patch(made.id, { timeouts: { idle_ms: 1 } })).status).toBe(400);
+  });
+
+  it("replaces aliases whole, and puts them in force", async () => {
+    const made = await makeKey({ aliases: { a: "opus", b: "haiku" } });
+    expect((await policyOf(made.id))?.aliases).toEqual({ a: "opus", b: "haiku" });
+    expect((await patch(made.id, { name: "other" })).body.aliases).toEqual({ a: "opus", b: "haiku" });
+    expect((await patch(made.id, { aliases: { c: "fable" } })).body.aliases).toEqual({ c: "fable" });
+    expect((await policyOf(made.id))?.aliases).toEqual({ c: "fable" });
+    expect((await call(`keys/${made.id}`)).body.aliases).toEqual({ c: "fable" });
+    expect((await patch(made.id, { aliases: {} })).body.aliases).toEqual({});
+    expect((await patch(made.id, { aliases: { a: "b" } })).status).toBe(400);
   });
 
   it("replaces a budget whole, removes it with null, and leaves it alone otherwise", async () => {

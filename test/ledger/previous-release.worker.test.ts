@@ -1,4 +1,4 @@
-/** What release 0.2.0 stored and says, written down as it is there, before today's ledger and today's isolate. */
+/** What releases before this one stored and say, written down as it is there, before today's ledger and today's isolate. */
 import { evictDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { expect, it, vi } from "vitest";
@@ -88,6 +88,18 @@ it("a change by a Worker of 0.2.0 takes nothing away that it does not know of", 
   expect(await told(id)).toMatchObject({ limits: { requests_per_minute: 7 } });
 });
 
+it("a key's ledger that wakes up with a policy of 0.3.0 acts on it, and then on the aliases that D1 has beside it", async () => {
+  const id = newId("key", Date.now());
+  const aliases = { mine: "opus" };
+  const { aliases: _, ...beside } = KEY_DEFAULTS;
+  const stored = { ...beside, ...policyOfOld(id, 1), timeouts, cache };
+  await insertKey(env.DB, { ...recordOf(id), aliases });
+  await ledgerOf(id).putPolicy(asRules(stored));
+  await evictDurableObject(ledgerOf(id));
+  expect(await told(id)).toMatchObject({ version: 1, timeouts, cache, aliases: {} });
+  await vi.waitFor(async () => expect(await told(id)).toMatchObject({ version: 1, timeouts, cache, aliases }));
+});
+
 it("a workspace's ledger that wakes up with rules of 0.2.0 learns from D1 what was purged", async () => {
   const id = newId("ws", Date.now());
   const rules = { limits: { concurrent_requests: 1 }, budget: null };
@@ -146,7 +158,7 @@ it("an isolate lays the gateway's own limits of time over a policy that a ledger
   const book = new LeaseBook({ now: () => Date.now(), wait: (ms) => scheduler.wait(ms) });
   const policy = await book.policyOf("key_old", oldLedger(policyOfOld("key_old", 3)));
   if (typeof policy === "string") throw new Error(policy);
-  expect(policy).toEqual({ ...policyOfOld("key_old", 3), timeouts: {}, cache: null });
+  expect(policy).toEqual({ ...policyOfOld("key_old", 3), timeouts: {}, cache: null, aliases: {} });
   const own = { connectMs: 1, firstByteMs: 2, silenceMs: 3, totalMs: 4, streamTotalMs: 5 };
   expect(timeoutsFor(own, policy.timeouts)).toEqual(own);
 });
