@@ -1,7 +1,7 @@
 /** What every handler gets: Hono's context with this call's own facts, and the one way to answer with a failure. */
 import type { Context } from "hono";
 import type { Settings } from "./env.ts";
-import { describeFailure, errorBody, type Failure } from "./wire/errors.ts";
+import { describeFailure, errorBody, type Failure, type WireError } from "./wire/errors.ts";
 
 /** Facts of one call, fixed when it arrives. */
 export type Call = {
@@ -35,10 +35,17 @@ export type Handler = (c: AppContext) => Response | Promise<Response>;
 
 /** The answer for a failure, in Anthropic's shape; `headers` are added to the failure's own. */
 export function fail(c: AppContext, failure: Failure, headers: Readonly<Record<string, string>> = {}): Response {
-  const { requestId, log } = c.var.call;
-  log.error_type = describeFailure(failure).type;
+  noteFailure(c, failure);
+  return failureResponse(failure, c.var.call.requestId, headers);
+}
+
+/** Has the log line name the failure; returns how it is described. */
+export function noteFailure(c: AppContext, failure: Failure): WireError {
+  const { log } = c.var.call;
+  const described = describeFailure(failure);
+  log.error_type = described.type;
   log.error_kind = failure.kind;
-  return failureResponse(failure, requestId, headers);
+  return described;
 }
 
 /** The same, where there is no call yet. */
@@ -63,6 +70,7 @@ export function json(c: AppContext, status: number, body: unknown): Response {
   });
 }
 
-function jsonHeaders(requestId: string): Record<string, string> {
+/** Of every answer that is our own. */
+export function jsonHeaders(requestId: string): Record<string, string> {
   return { "content-type": "application/json", "x-sluice-request-id": requestId, "cache-control": "no-store" };
 }

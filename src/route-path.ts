@@ -1,7 +1,9 @@
 /** One canonical path for every spelling that is allowed: doubled slashes fold, and `/v1` may be left out. */
 
+import { OPENAI_SEGMENTS } from "./wire/openai/endpoints.ts";
+
 /** First segments that live under `/v1`. */
-const WIRE_SEGMENTS = new Set(["messages", "models", "files"]);
+const WIRE_SEGMENTS = new Set(["messages", "models", "files", ...OPENAI_SEGMENTS]);
 
 /**
  * The path to route by, taken from the address as it was sent: nothing is decoded and nothing like `..` is resolved,

@@ -266,6 +266,8 @@ export class Answer extends DurableObject<Env> implements Omit<AnswerObject, "fe
         return { kept: false, whole: true, end: { outcome, errorType } };
       }
       const { status, headers, body: bytes } = answer.value;
+      // Whoever keeps an answer dates it where its origin has not (RFC 9110 §6.6.1): it is told the same each time.
+      if (!headers.has("date")) headers.set("date", new Date(clock.now()).toUTCString());
       const head: Head = { status, headers: [...headers], hasBody: bytes !== null };
       run.begin(head);
       const whole = await run.take(bytes);

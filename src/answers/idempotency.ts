@@ -16,12 +16,15 @@ const IDEMPOTENCY_KEY = /^[\x20-\x7e]{1,255}$/;
 /** Forwarded headers that change what the upstream answers. */
 const TELLING = ["anthropic-version", "anthropic-beta", "anthropic-workspace-id", "anthropic-user-profile-id"];
 
+/** What a client has sent: for most calls just what is forwarded. */
+export type Sent = Pick<Forwarding, "method" | "path" | "body">;
+
 /** What a call's idempotency key asks for; null if it has none, or makes nothing. */
 export async function idempotencyOf(
   headers: ReadonlyMap<string, string>,
   keyId: string,
   requestId: string,
-  { method, path, body }: Forwarding,
+  { method, path, body }: Sent,
 ): Promise<Result<Wish | null, Failure>> {
   const key = headers.get("idempotency-key");
   if (key === undefined || method !== "POST") return ok(null);

@@ -35,7 +35,7 @@ export type AuditRecord = {
   readonly route: string;
   readonly method: string;
   /** Wire dialect of the caller. */
-  readonly dialect: "anthropic";
+  readonly dialect: "anthropic" | "openai";
   readonly model_requested: string | null;
   readonly model: string | null;
   readonly stream: 0 | 1;

@@ -2,13 +2,13 @@
  * The way of a relayed call, from the door to the last byte: authenticate, check, admit, forward, settle. From the moment
  * the caller is known every way out goes through `record.settle`.
  */
-import { idempotencyOf } from "../answers/idempotency.ts";
+import { idempotencyOf, type Sent } from "../answers/idempotency.ts";
 import { type Turn, takeTurn } from "../answers/turn.ts";
 import type { Denial } from "../audit/record.ts";
 import { discard, readJsonBytes } from "../body.ts";
 import { sharedAnswer } from "../cache/shared-answer.ts";
 import { CACHE_HEADER } from "../cache/wish.ts";
-import { type AppContext, fail, type Handler } from "../context.ts";
+import type { AppContext, Handler } from "../context.ts";
 import { mayUseModel, type Scope, secretIsLive, timeoutsFor } from "../identity/key-record.ts";
 import type { NeedFor } from "../ledger/lease-book.ts";
 import type { Duty } from "../ownership/duty.ts";
@@ -20,6 +20,7 @@ import { type RequestFacts, readRequestFacts } from "../wire/anthropic/request.t
 import { describeFailure, type Failure } from "../wire/errors.ts";
 import { upstreamRequestHeaders } from "../wire/headers.ts";
 import { authenticate, type Caller, LEDGER_AWAY } from "./authenticate.ts";
+import { type Dialect, NATIVE, NO_HEADERS, type Translated } from "./dialect.ts";
 import { forwardToDrain } from "./drain.ts";
 import { CLIENT_GONE_STATUS, type Forwarding, type ForwardOptions, forward, type Unanswered } from "./forward.ts";
 import { clock, leaseBook, whileLive } from "./leases.ts";
@@ -34,10 +35,10 @@ export type RelayRoute = {
   readonly scope: Scope;
   /** The path to ask for, made of constants and validated parts. */
   readonly upstreamPath?: (c: AppContext) => Result<string, Failure>;
-  /** Refuses a caller for what the path names. */
-  readonly permit?: (c: AppContext, caller: Caller) => Failure | null;
-  /** Whether the call carries a Messages body. */
+  /** Whether the call carries a Messages body, or one that its dialect makes a Messages body of. */
   readonly hasBody: boolean;
+  /** How its callers speak; left out: as Claude does. */
+  readonly dialect?: Dialect;
   /** Whether the upstream makes tokens for it: what buckets of tokens and budgets are for. */
   readonly billed: boolean;
   /** Finds out, in place of all that, how the call is to be answered. The scope has been checked. */
@@ -82,6 +83,9 @@ type Relay = {
   readonly route: RelayRoute;
   readonly caller: Caller;
   readonly record: CallRecord;
+  readonly dialect: Dialect;
+  /** How its answer is told; the body may say more of that. */
+  tell: Translated["tell"];
 };
 
 /** Why a call has no answer, and perhaps what its caller is told beside it. */
@@ -89,14 +93,15 @@ type NoAnswer = Failure | Unanswered | "client gone";
 
 /** The handler of a relayed route. */
 export function relayed(route: RelayRoute): Handler {
+  const { dialect = NATIVE } = route;
   return async function relay(c) {
     const caller = await authenticate(c);
-    if (!caller.ok) return fail(c, caller.error);
-    const record = openRecord(c, caller.value.policy, caller.value.access, route.name);
-    const call: Relay = { c, route, caller: caller.value, record };
+    if (!caller.ok) return dialect.fail(c, caller.error, {});
+    const record = openRecord(c, caller.value.policy, caller.value.access, route.name, dialect.name);
+    const call: Relay = { c, route, caller: caller.value, record, dialect, tell: (answer) => dialect.own(c, answer) };
     try {
       const answer = await answerTo(call);
-      return answer.ok ? withOwn(call, answer.value) : refuse(call, answer.error);
+      return answer.ok ? await call.tell(withOwn(call, answer.value)) : refuse(call, answer.error);
     } catch (bug) {
       refuse(call, { kind: "internal" });
       throw bug;
@@ -107,8 +112,8 @@ export function relayed(route: RelayRoute): Handler {
 async function answerTo(call: Relay): Promise<Result<Response, NoAnswer>> {
   const checked = await check(call);
   if (!checked.ok) return checked;
-  const { forwarding, needFor, prepared } = checked.value;
-  const turn = forwarding ? await turnOf(call, forwarding) : ok(null);
+  const { forwarding, needFor, prepared, sent = forwarding } = checked.value;
+  const turn = forwarding && sent ? await turnOf(call, forwarding, sent) : ok(null);
   if (!turn.ok) return turn;
   // What is made for another call, or was, is paid for by that one.
   const denied = await admit(call, turn.value?.attached ? needsOneRequest : needFor);
@@ -131,7 +136,7 @@ function withOwn({ caller, record }: Relay, response: Response): Response {
 }
 
 /** Settles a call that has no answer, unless whoever knows more of it has. */
-function refuse({ c, caller, record }: Relay, why: NoAnswer): Response {
+function refuse({ c, caller, record, dialect }: Relay, why: NoAnswer): Response {
   if (why === "client gone") {
     record.settle({ status: CLIENT_GONE_STATUS, outcome: "client_gone" });
     // Nobody receives this.
@@ -142,13 +147,17 @@ function refuse({ c, caller, record }: Relay, why: NoAnswer): Response {
   record.settle({ status, outcome: "error", errorType: type, denial: denialOf(failure) });
   // An upload is refused before it is read, and whoever still sends it would meet a closed connection instead.
   caller.access.background(discard(c.req.raw).catch(() => {}));
-  return fail(c, failure, { ...ownHeaders(caller, status), ...cacheHeader(record), ...headers });
+  return dialect.fail(c, failure, { ...ownHeaders(caller, status), ...cacheHeader(record), ...headers });
 }
 
 type PreparedForwarding = Extract<Prepared, { path: string }>;
 
 /** What is left of a call when it has been looked at: what goes to an upstream, and what it needs of its accounts. */
-type Checked = { readonly needFor: NeedFor } & (
+type Checked = {
+  readonly needFor: NeedFor;
+  /** The client's own request, where another one is forwarded for it. */
+  readonly sent?: Sent;
+} & (
   | { readonly forwarding: Forwarding; readonly prepared: PreparedForwarding | null }
   | { readonly forwarding: null; readonly prepared: Exclude<Prepared, PreparedForwarding> }
 );
@@ -161,24 +170,33 @@ async function check(call: Relay): Promise<Result<Checked, Failure>> {
   if (!caller.policy.scopes.includes(route.scope)) return err({ kind: "scope_missing", scope: route.scope });
   const path = route.upstreamPath ? route.upstreamPath(c) : ok(route.name);
   if (!path.ok) return path;
-  const forbidden = route.permit?.(c, caller);
-  if (forbidden) return err(forbidden);
   // Two values arrive joined by a comma, and no version has one.
   if (c.var.call.headers.get("anthropic-version")?.includes(",")) {
     return err({ kind: "invalid_request", message: "anthropic-version: more than one value" });
   }
   if (route.prepare) return checkPrepared(call, await route.prepare(c, caller, call.record));
-  const target = path.value + queryOf(c.req.raw.url);
+  const query = queryOf(c.req.raw.url);
   if (!route.hasBody) {
-    return ok({ needFor: needsOneRequest, forwarding: forwardingOf(call, target, null, {}), prepared: null });
+    return ok({
+      needFor: needsOneRequest,
+      forwarding: forwardingOf(call, path.value + query, null, {}),
+      prepared: null,
+    });
   }
   const asked = await readMessages(call);
   if (!asked.ok) return asked;
-  const { body, facts, pinned, needFor } = asked.value;
-  const { model, bound, userId } = facts;
+  const { sent, translated, facts, pinned, needFor } = asked.value;
+  const { body, headers, conversation } = translated;
+  const { model, userId } = facts;
+  const thoughtsOf = facts.bound ? translated.thoughtsOf : undefined;
+  const bound = facts.bound && thoughtsOf === undefined;
+  const wanted = { model, bound, pinned, ...(thoughtsOf === undefined ? {} : { thoughtsOf }) };
+  const target = path.value + (call.dialect.ownQuery ? "" : query);
+  const forwarding = forwardingOf(call, target, body, wanted, conversation ?? userId);
   return ok({
     needFor,
-    forwarding: forwardingOf(call, target, body, { model, bound, pinned }, userId),
+    forwarding: headers === NO_HEADERS ? forwarding : { ...forwarding, headers: { ...forwarding.headers, ...headers } },
+    sent: { method: forwarding.method, path: route.name + query, body: sent },
     prepared: null,
   });
 }
@@ -198,37 +216,43 @@ function forwardingOf(
   path: string,
   body: Forwarding["body"],
   wanted: Partial<Wanted>,
-  userId: string | null = null,
+  conversation: string | null = null,
 ): Forwarding {
   const { settings, headers } = c.var.call;
-  const conversation = headers.get("x-claude-code-session-id") ?? userId ?? policy.id;
+  const tied = headers.get("x-claude-code-session-id") ?? conversation ?? policy.id;
   return {
     path,
     method: c.req.raw.method,
     headers: upstreamRequestHeaders(headers),
     body,
-    wanted: { affinity: `${policy.workspace} ${conversation}`, model: null, bound: false, pinned: null, ...wanted },
+    wanted: { affinity: `${policy.workspace} ${tied}`, model: null, bound: false, pinned: null, ...wanted },
     timeouts: timeoutsFor(settings.timeouts, policy.timeouts),
   };
 }
 
 type Messages = {
-  readonly body: Uint8Array;
+  /** The client's own body. */
+  readonly sent: Uint8Array;
+  readonly translated: Translated;
   readonly facts: RequestFacts;
   /** The upstream that holds the files which the body names. */
   readonly pinned: string | null;
   readonly needFor: NeedFor;
 };
 
-/** Reads a Messages body, and whether this caller may ask for what is in it. */
+/** Reads the body of a Messages call, and whether this caller may ask for what is in it. */
 async function readMessages(call: Relay): Promise<Result<Messages, Failure>> {
   const { c, route, caller, record } = call;
   const { settings, headers } = c.var.call;
   const { policy } = caller;
-  const limit = Math.min(settings.maxRequestBytes, policy.limits.max_request_bytes ?? settings.maxRequestBytes);
-  const body = await readJsonBytes(c.req.raw, headers, limit);
-  if (!body.ok) return body;
-  const facts = readRequestFacts(body.value);
+  const ownLimit = policy.limits.max_request_bytes ?? settings.maxRequestBytes;
+  const limit = Math.min(settings.maxRequestBytes, ownLimit, call.dialect.maxBodyBytes);
+  const sent = await readJsonBytes(c.req.raw, headers, limit);
+  if (!sent.ok) return sent;
+  const translated = await call.dialect.translate(c, caller, sent.value);
+  if (!translated.ok) return translated;
+  call.tell = translated.value.tell;
+  const facts = readRequestFacts(translated.value.body);
   if (!facts.ok) return facts;
   const { model, fileIds } = facts.value;
   record.facts.modelRequested = model;
@@ -236,7 +260,7 @@ async function readMessages(call: Relay): Promise<Result<Messages, Failure>> {
   const holder = await ownedUpstream(c.env.DB, policy.workspace, fileIds);
   if (!holder.ok) return holder;
   const needFor = route.billed ? billedNeed(call, facts.value) : needsOneRequest;
-  return ok({ body: body.value, facts: facts.value, pinned: holder.value, needFor });
+  return ok({ sent: sent.value, translated: translated.value, facts: facts.value, pinned: holder.value, needFor });
 }
 
 /** What a call needs whose answer costs tokens: as much as is usual for its key, at today's prices. */
@@ -260,6 +284,7 @@ function billedNeed({ c, caller: { policy, access }, record }: Relay, asked: Req
 async function turnOf(
   { c, route, caller: { policy, access }, record }: Relay,
   forwarding: Forwarding,
+  sent: Sent,
 ): Promise<Result<Turn | null, Failure | "client gone">> {
   const { headers, requestId } = c.var.call;
   const { signal } = c.req.raw;
@@ -268,7 +293,7 @@ async function turnOf(
   const shared = await sharedAnswer({ cached, headers, policy, access, requestId, stream, forwarding });
   if (!shared.ok) return shared;
   if (shared.value !== null) record.cache = "bypass";
-  const wish = await idempotencyOf(headers, policy.id, requestId, forwarding);
+  const wish = await idempotencyOf(headers, policy.id, requestId, sent);
   if (!wish.ok) return wish;
   if (wish.value !== null) return takeTurn(c.env.ANSWER, wish.value, access.background, signal);
   if (shared.value === null || shared.value === "bypass") return ok(null);

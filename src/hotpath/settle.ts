@@ -31,6 +31,8 @@ export type CallFacts = {
   readonly startedAt: number;
   readonly method: string;
   readonly route: string;
+  /** Left out in orders of a release that knew no other: `anthropic`. */
+  readonly dialect?: AuditRecord["dialect"];
   readonly keyId: string;
   readonly workspace: string;
   readonly sessionId: string | null;
@@ -45,7 +47,7 @@ export type CallFacts = {
   ledgerMs: number | null;
 };
 
-function factsOf(c: AppContext, policy: KeyPolicy, route: string): CallFacts {
+function factsOf(c: AppContext, policy: KeyPolicy, route: string, dialect: AuditRecord["dialect"]): CallFacts {
   const { requestId, traceId, startedAt, headers } = c.var.call;
   const { method } = c.req.raw;
   const header = (name: string): string | null => headers.get(name)?.slice(0, MAX_HEADER_CHARS) ?? null;
@@ -55,6 +57,7 @@ function factsOf(c: AppContext, policy: KeyPolicy, route: string): CallFacts {
     startedAt,
     method,
     route,
+    dialect,
     keyId: policy.id,
     workspace: policy.workspace,
     sessionId: header("x-claude-code-session-id"),
@@ -213,7 +216,7 @@ export class CallRecord {
       at: facts.startedAt,
       route: facts.route,
       method: facts.method,
-      dialect: "anthropic",
+      dialect: facts.dialect ?? "anthropic",
       model_requested: facts.modelRequested ?? undefined,
       model: model ?? undefined,
       stream: facts.stream ? 1 : undefined,
@@ -250,10 +253,17 @@ export class CallRecord {
 }
 
 /** The record of a call whose caller is known: from here on every way out of it goes through `settle`. */
-export function openRecord(c: AppContext, policy: KeyPolicy, access: Access, route: string): CallRecord {
+export function openRecord(
+  c: AppContext,
+  policy: KeyPolicy,
+  access: Access,
+  route: string,
+  dialect: AuditRecord["dialect"] = "anthropic",
+): CallRecord {
   const { log, settings } = c.var.call;
   log.settles = true;
-  return new CallRecord(factsOf(c, policy, route), { access, db: c.env.DB, log, logJoinMs: settings.logJoinMs });
+  const facts = factsOf(c, policy, route, dialect);
+  return new CallRecord(facts, { access, db: c.env.DB, log, logJoinMs: settings.logJoinMs });
 }
 
 type Always =

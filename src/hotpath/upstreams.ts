@@ -137,7 +137,7 @@ class Keeper {
   async findHome(env: Env, wanted: Wanted, deadlineMs: number): Promise<void> {
     const { pool } = this;
     if (pool.upstreams.length < 2 || wanted.pinned !== null || pool.homeOf(wanted) !== undefined) return;
-    if (!wanted.bound && since(this.#changedAt) > UNSETTLED_MS) return;
+    if (!wanted.bound && wanted.thoughtsOf === undefined && since(this.#changedAt) > UNSETTLED_MS) return;
     const names = pool.homeNames(wanted);
     try {
       pool.learnHomes(names, await within(deadlineMs, poolOf(env.UPSTREAM_POOL).homesOf(names)));

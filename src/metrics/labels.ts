@@ -12,12 +12,20 @@ export const OTHER = "other";
 /** The model label of a call that names no model, and of routes that are not counted by model. */
 export const NO_MODEL = "none";
 
-/** The one route whose calls are counted by model: the others produce no tokens. */
+/** The one route whose calls are counted by model. Tokens and money are, whatever their route. */
 export const MODEL_ROUTE = "/v1/messages";
 /** Groups of routes that share a word. */
-const GROUPS = ["/v1/messages/batches", "/v1/files"];
+const GROUPS = ["/v1/messages/batches", "/v1/files", "/v1/responses"];
 /** The routes that leave audit records. */
-const ROUTES = [MODEL_ROUTE, "/v1/messages/count_tokens", "/v1/models", "/v1/models/:id", "/v1/key", ...GROUPS];
+const ROUTES = [
+  MODEL_ROUTE,
+  "/v1/messages/count_tokens",
+  "/v1/chat/completions",
+  "/v1/models",
+  "/v1/models/:id",
+  "/v1/key",
+  ...GROUPS,
+];
 
 /** A model costs about thirty series. Models further down a price list that outgrows this are `other`. */
 export const MAX_MODELS = 20;
