@@ -25,6 +25,7 @@ const PASSED_ON = [
   "LOG_JOIN_MS",
   "KEY_TAG_SECRET_PREVIOUS",
   "UPSTREAM_HOSTS",
+  "MODEL_ALIASES",
 ];
 const CLIENT_SCOPES = ["messages", "conversations", "templates:read", "batches", "files"];
 const HOUR_MS = 60 * 60 * 1_000;
@@ -161,6 +162,12 @@ Claude Code:
 An SDK (TypeScript; every other has the same two settings):
 
   new Anthropic({ baseURL: "${url}", apiKey: "${key}" })
+
+OpenAI clients (Cursor too, but its servers need a public https address to reach this one at):
+
+  curl ${url}/v1/chat/completions -H 'authorization: Bearer ${key}' -H 'content-type: application/json' -d '{"model":"sluice-opus","messages":[{"role":"user","content":"Hello!"}]}'
+
+  new OpenAI({ baseURL: "${url}/v1", apiKey: "${key}" })
 
 Who spent what:
 

@@ -26,13 +26,20 @@ import { settingsOf } from "./env.ts";
 import { health } from "./health.ts";
 import { clock } from "./hotpath/leases.ts";
 import { readOwnKey } from "./hotpath/own-key.ts";
-import { countTokens, listModels, messages, readModel } from "./hotpath/routes.ts";
+import { countTokens, messages } from "./hotpath/routes.ts";
 import { requestLine, writeLine } from "./log.ts";
 import { readMetrics } from "./metrics/scrape.ts";
+import { preflight, readableAnywhere } from "./openai/cors.ts";
+import { failOpenAI } from "./openai/fail.ts";
+import { listModels, readModel } from "./openai/models.ts";
+import { createChatCompletion, createResponse } from "./openai/routes.ts";
+import { storedInput, storedResponse } from "./openai/stored-responses.ts";
 import { cancelBatch, createBatch, listBatches, oneBatch, readResults } from "./ownership/batches.ts";
 import { downloadFile, listFiles, oneFile, uploadFile } from "./ownership/files.ts";
 import { canonicalPath } from "./route-path.ts";
+import type { Failure } from "./wire/errors.ts";
 import { newId } from "./wire/ids.ts";
+import { notServed, openAIRoot } from "./wire/openai/endpoints.ts";
 import { traceIdOf } from "./wire/trace.ts";
 
 type Route = readonly [method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE", path: string, handle: Handler];
@@ -43,6 +50,7 @@ const routes: readonly Route[] = [
   ["POST", "/v1/messages/count_tokens", countTokens],
   ["GET", "/v1/models", listModels],
   ["GET", "/v1/models/:id", readModel],
+  ["GET", "/v1/models/:vendor/:id", readModel],
   ["POST", "/v1/messages/batches", createBatch],
   ["GET", "/v1/messages/batches", listBatches],
   ["GET", "/v1/messages/batches/:id", oneBatch],
@@ -55,6 +63,12 @@ const routes: readonly Route[] = [
   ["DELETE", "/v1/files/:id", oneFile],
   ["GET", "/v1/files/:id/content", downloadFile],
   ["GET", "/v1/key", readOwnKey],
+  // The same in OpenAI's words.
+  ["POST", "/v1/chat/completions", createChatCompletion],
+  ["POST", "/v1/responses", createResponse],
+  ["GET", "/v1/responses/:id", storedResponse],
+  ["DELETE", "/v1/responses/:id", storedResponse],
+  ["GET", "/v1/responses/:id/input_items", storedInput],
   // Open to everyone.
   ["GET", "/api/hello", () => new Response(null)],
   ["GET", "/health", health],
@@ -90,8 +104,22 @@ const routes: readonly Route[] = [
 
 export const app = new Hono<AppEnv>({ getPath: (request) => canonicalPath(request.url) });
 
+/** How a path answers beside what its handler does. */
+type Manners = {
+  /** In whose shape a failure is told. */
+  readonly fail: typeof fail;
+  /** A page of any origin may ask. */
+  readonly open: boolean;
+};
+
+/** Lists of models are both dialects' own, and what a browser asks for to see whether a key works. */
+function mannersOf(path: string): Manners {
+  const openAI = openAIRoot(path) !== null;
+  return { fail: openAI ? failOpenAI : fail, open: openAI || /^\/v1\/models(?:\/|$)/.test(path) };
+}
+
 /** What comes before and after every handler. The handler is Hono's only one for its path, which is its short way. */
-async function arrive(c: AppContext, route: string | null, handle: Handler): Promise<Response> {
+async function arrive(c: AppContext, route: string | null, handle: Handler, manners: Manners): Promise<Response> {
   const now = clock.now();
   const requestId = newId("req", now);
   const settings = settingsOf(c.env);
@@ -99,7 +127,8 @@ async function arrive(c: AppContext, route: string | null, handle: Handler): Pro
     console.error(
       JSON.stringify({ level: "error", msg: "misconfigured", request_id: requestId, error: settings.error }),
     );
-    return failureResponse({ kind: "misconfigured", message: settings.error }, requestId);
+    const refused = failureResponse({ kind: "misconfigured", message: settings.error }, requestId);
+    return manners.open ? readableAnywhere(refused, requestId) : refused;
   }
   const headers = new Map<string, string>();
   c.req.raw.headers.forEach((value, name) => {
@@ -108,7 +137,8 @@ async function arrive(c: AppContext, route: string | null, handle: Handler): Pro
   const traceId = traceIdOf(headers.get("traceparent"));
   const log: LogFacts = route === null ? {} : { route };
   c.set("call", { requestId, startedAt: now, traceId, settings: settings.value, headers, log });
-  const response = await answer(c, handle);
+  const response = await answer(c, handle, manners);
+  if (manners.open) readableAnywhere(response, requestId);
   if (!log.settles) {
     const { method } = c.req.raw;
     const line = requestLine({ ...c.var.call, method }, response.status, clock.now() - now);
@@ -117,18 +147,21 @@ async function arrive(c: AppContext, route: string | null, handle: Handler): Pro
   return response;
 }
 
-async function answer(c: AppContext, handle: Handler): Promise<Response> {
+async function answer(c: AppContext, handle: Handler, manners: Manners): Promise<Response> {
   try {
     return await handle(c);
   } catch (bug) {
     const error = bug instanceof Error ? (bug.stack ?? String(bug)) : String(bug);
     const { requestId } = c.var.call;
     console.error(JSON.stringify({ level: "error", msg: "bug", request_id: requestId, error }));
-    return fail(c, { kind: "internal" });
+    return manners.fail(c, { kind: "internal" });
   }
 }
 
-for (const [method, path, handle] of routes) app.on(method, path, (c) => arrive(c, path, handle));
+for (const [method, path, handle] of routes) {
+  const manners = mannersOf(path);
+  app.on(method, path, (c) => arrive(c, path, handle, manners));
+}
 
 const patterns = routes.map(([method, path]) => {
   const methods = method === "GET" ? ["GET", "HEAD"] : [method];
@@ -137,16 +170,21 @@ const patterns = routes.map(([method, path]) => {
 
 /** A path that exists has another method; every other one has nothing. */
 app.notFound((c) => {
-  const here = patterns.filter(({ pattern }) => pattern.test(c.req.path));
+  const { path, method } = c.req;
+  const here = patterns.filter(({ pattern }) => pattern.test(path));
   const allow = here.flatMap(({ methods }) => methods);
-  return arrive(c, here[0]?.path ?? null, () =>
-    fail(
-      c,
-      allow.length > 0
-        ? { kind: "method_not_allowed", allow }
-        : c.req.path.startsWith("/v1/")
-          ? { kind: "not_served", path: c.req.path }
-          : { kind: "not_found", what: "There is nothing at this path." },
-    ),
-  );
+  const manners = mannersOf(path);
+  const handle = (): Response =>
+    manners.open && method === "OPTIONS"
+      ? preflight(allow, c.var.call.headers.get("access-control-request-headers"))
+      : manners.fail(c, allow.length > 0 ? { kind: "method_not_allowed", allow } : nothingAt(path));
+  return arrive(c, here[0]?.path ?? null, handle, manners);
 });
+
+function nothingAt(path: string): Failure {
+  const root = openAIRoot(path);
+  if (root !== null) return notServed(path, root);
+  return path.startsWith("/v1/")
+    ? { kind: "not_served", path }
+    : { kind: "not_found", what: "There is nothing at this path." };
+}

@@ -61,7 +61,7 @@ function upstreamsNow(now: number): readonly object[] {
 }
 
 /** The release, for where the platform names no version. Changed together with package.json. */
-export const VERSION = "0.3.0";
+export const VERSION = "0.4.0";
 
 /** What runs here, by the platform's name for it or the release's. */
 export function versionOf(env: Env): string {

@@ -7,6 +7,7 @@ export { Answer } from "./answers/answer.ts";
 export { Drain } from "./hotpath/drain.ts";
 export { KeyLedger } from "./ledger/key-ledger.ts";
 export { Metrics } from "./metrics/metrics.ts";
+export { TurnStore } from "./openai/turn-store.ts";
 export { BatchBook } from "./ownership/batch-book.ts";
 export { UpstreamPool } from "./upstream/upstream-pool.ts";
 
