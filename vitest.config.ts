@@ -15,6 +15,8 @@ const PATIENT = { testTimeout: 30_000, hookTimeout: 60_000 };
 
 export default defineConfig({
   test: {
+    // Two cores are what the smallest of the machines in use has.
+    maxWorkers: 2,
     projects: [
       {
         // Pure logic: runs in Node, no Worker around it.
@@ -50,7 +52,6 @@ export default defineConfig({
           include: ["test/e2e/**/*.test.ts", "test/simulator/**/*.e2e.test.ts"],
           exclude: CROWDS,
           ...PATIENT,
-          maxWorkers: 2,
           sequence: { groupOrder: 1 },
         },
       },

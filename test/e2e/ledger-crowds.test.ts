@@ -1,5 +1,5 @@
 /**
- * Crowds on small limits, through three runtime processes before one ledger. What passes is held against the limit, and
+ * Crowds on small limits, in either dialect, through three runtime processes before one ledger. What passes is held against the limit, and
  * against the upstream's own books: calls, tokens, money, and how many ran at once.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
@@ -46,24 +46,40 @@ const bodyOf = (maxTokens: number, stream: boolean): string =>
 
 type Answered = { readonly status: number; readonly headers: Headers; readonly text: string };
 
-async function ask(n: number, key: Key, maxTokens: number): Promise<Answered> {
+type Ask = { readonly path: string; readonly body: string };
+/** How the client of a number asks. */
+type Asking = (n: number, maxTokens: number) => Ask;
+
+const asClaude: Asking = (n, maxTokens) => ({ path: "/v1/messages", body: bodyOf(maxTokens, n % 2 === 0) });
+
+/** Both of OpenAI's routes, streamed and not; all ask for much the same. */
+const asOpenAI: Asking = (n, maxTokens) => {
+  const text = "y".repeat(200);
+  const call = { model: MODEL, stream: n % 2 === 0 };
+  return n % 4 < 2
+    ? {
+        path: "/v1/chat/completions",
+        body: JSON.stringify({ ...call, max_tokens: maxTokens, messages: [{ role: "user", content: text }] }),
+      }
+    : {
+        path: "/v1/responses",
+        body: JSON.stringify({ ...call, max_output_tokens: maxTokens, input: text, store: false }),
+      };
+};
+
+async function ask(n: number, key: Key, { path, body }: Ask): Promise<Answered> {
   const at = fleet.gateways[n % fleet.gateways.length]?.url;
-  const stream = n % 2 === 0;
-  const response = await fetch(`${at}/v1/messages`, {
-    method: "POST",
-    headers: withKey(key),
-    body: bodyOf(maxTokens, stream),
-  });
+  const response = await fetch(`${at}${path}`, { method: "POST", headers: withKey(key), body });
   return { status: response.status, headers: response.headers, text: await response.text() };
 }
 
 type Crowd = { readonly answers: Answered[]; readonly passed: number; readonly elapsedMs: number };
 
 /** So many clients in the same moment, one after the other to each of the runtimes. */
-async function crowd(size: number, keys: readonly Key[], maxTokens = 50): Promise<Crowd> {
+async function crowd(size: number, keys: readonly Key[], maxTokens = 50, asking = asClaude): Promise<Crowd> {
   const started = Date.now();
   const answers = await Promise.all(
-    Array.from({ length: size }, (_, n) => ask(n, keys[n % keys.length] as Key, maxTokens)),
+    Array.from({ length: size }, (_, n) => ask(n, keys[n % keys.length] as Key, asking(n, maxTokens))),
   );
   const elapsedMs = Date.now() - started;
   for (const { status, text } of answers) if (status !== 200 && status !== 429) throw new Error(`${status}: ${text}`);
@@ -183,6 +199,55 @@ describe.each(SIZES)("%i clients at once, in three runtimes", (size) => {
     expect(budget).toMatchObject({ spent_micro_usd: claude.made.microUsd, reserved_micro_usd: 0 });
     await expectConserved([key], 3 * size);
   });
+});
+
+describe("200 clients of OpenAI's at once, on both of its routes, in three runtimes", () => {
+  const limits = {
+    requests_per_minute: 60,
+    requests_burst: 120,
+    concurrent_requests: 9,
+    output_tokens_per_minute: 4_000,
+  };
+  it.each(["strict", "soft"] as const)(
+    "keep every limit and a %s budget at once, to the token and the µUSD (R-02, R-06, B-01, B-05)",
+    async (mode) => {
+      const key = await gateway.makeKey({ limits, budget: { usd: 0.06, period: "total", mode } });
+      claude.plan = ({ max_tokens, bytes }) => ({
+        inputTokens: Math.ceil(bytes / 4),
+        outputTokens: Math.ceil(max_tokens * Math.random()),
+        lastsMs: 10,
+      });
+      const started = Date.now();
+      const answers: Answered[] = [];
+      for (let round = 0; round < 2; round++) answers.push(...(await crowd(200, [key], 80, asOpenAI)).answers);
+      const elapsedMs = Date.now() - started;
+      const passed = answers.filter(({ status }) => status === 200).length;
+      expect(passed).toBeGreaterThanOrEqual(9);
+      expect(claude.peak).toBeLessThanOrEqual(9);
+      expect(claude.made.calls).toBe(passed);
+      expect(claude.made.calls).toBeLessThanOrEqual(120 + refilled(60, elapsedMs));
+      expect(claude.made.outputTokens).toBeLessThanOrEqual(4_000 + refilled(4_000, elapsedMs));
+      const each = (80 * 20 + 100 * 4) * claude.peak;
+      expect(claude.made.microUsd).toBeLessThanOrEqual(60_000 + (mode === "soft" ? each : 0));
+      for (const { status, headers, text } of answers) {
+        if (status === 200) continue;
+        const { error } = JSON.parse(text) as { error: { code: string } };
+        expect(["rate_limit_exceeded", "insufficient_quota"]).toContain(error.code);
+        if (error.code === "insufficient_quota") expect(headers.get("x-should-retry")).toBe("false");
+        else expect(Number(headers.get("retry-after"))).toBeGreaterThanOrEqual(1);
+      }
+      const { budget, left } = await gateway.settled(key);
+      expect(budget).toMatchObject({ spent_micro_usd: claude.made.microUsd, reserved_micro_usd: 0 });
+      expect(left.concurrent_requests).toEqual({ running: 0, remaining: 9 });
+      const rows = (await gateway.audit(key, 400)).filter(({ dialect }) => dialect === "openai");
+      expect(new Set(rows.map(({ request_id }) => request_id)).size).toBe(400);
+      const { calls, inputTokens, outputTokens, microUsd } = claude.made;
+      expect(rows.filter(({ status }) => status === 200)).toHaveLength(calls);
+      expect(await gateway.usage(`key=${key.id}`)).toMatchObject({
+        ...{ unreported: 0, input_tokens: inputTokens, output_tokens: outputTokens, cost_micro_usd: microUsd },
+      });
+    },
+  );
 });
 
 describe("a crowd that stays within nine tenths of a limit, in three runtimes that have never seen its key", () => {

@@ -63,12 +63,13 @@ describe("npm start", () => {
     const first = await npmStart({ STATE_DIR: stateDir });
     expect(first.text).toContain("Sluice is running.");
     const lines = first.text.split("\n").filter((line) => line.startsWith("  curl "));
-    expect(lines).toHaveLength(3);
-    const [plain, streaming, usage] = await Promise.all(lines.map((line) => run("bash", ["-c", line.trim()])));
+    expect(lines).toHaveLength(4);
+    const [plain, streaming, openAI, usage] = await Promise.all(lines.map((line) => run("bash", ["-c", line.trim()])));
     expect(JSON.parse(plain?.stdout ?? "")).toMatchObject({ type: "message", role: "assistant" });
     expect(streaming?.stdout).toMatch(
       /^event: message_start\n[\s\S]*event: message_stop\ndata: \{"type":"message_stop"\}\n\n$/,
     );
+    expect(JSON.parse(openAI?.stdout ?? "")).toMatchObject({ object: "chat.completion", model: "claude-opus-5-5" });
     expect(JSON.parse(usage?.stdout ?? "")).toHaveProperty("data");
     expect(first.text).toContain(`export ANTHROPIC_BASE_URL=${field(first.text, "gateway")}`);
     expect(first.text).toContain(`export ANTHROPIC_AUTH_TOKEN=${field(first.text, "key")}`);
@@ -78,12 +79,12 @@ describe("npm start", () => {
       const response = await fetch(`${url}/admin/audit`, { headers: admin });
       return ((await response.json()) as { data: unknown[] }).data.length;
     };
-    await until(async () => (await rows(field(first.text, "gateway"))) === 2 || undefined, "two audit rows");
+    await until(async () => (await rows(field(first.text, "gateway"))) === 3 || undefined, "three audit rows");
     await end(first.child, "SIGINT");
 
     const second = await npmStart({ STATE_DIR: stateDir });
     expect(field(second.text, "key")).toBe(field(first.text, "key"));
-    expect(await rows(field(second.text, "gateway"))).toBe(2);
+    expect(await rows(field(second.text, "gateway"))).toBe(3);
     const again = second.text.split("\n").find((line) => line.startsWith("  curl "));
     expect((await run("bash", ["-c", again?.trim() ?? ""])).stdout).toContain('"type":"message"');
     // Killed before the alarm: what was settled is still there for the next start.
@@ -91,7 +92,7 @@ describe("npm start", () => {
     await end(second.child, "SIGKILL");
 
     const third = await npmStart({ STATE_DIR: stateDir });
-    await until(async () => (await rows(field(third.text, "gateway"))) === 3 || undefined, "three audit rows");
+    await until(async () => (await rows(field(third.text, "gateway"))) === 4 || undefined, "four audit rows");
     await end(third.child, "SIGTERM");
   });
 
