@@ -1,6 +1,6 @@
 /** What must hold before and after measuring, or the figures mean nothing: right answers, and a complete audit. */
 import { type Subject, SubjectFailed } from "./load.ts";
-import { BODIES, type BodyName, OUTPUT_TOKENS } from "./scenarios.ts";
+import { BODIES, type BodyName, CHAT_PATH, OUTPUT_TOKENS } from "./scenarios.ts";
 import type { Ready } from "./serve.ts";
 
 /** D1 has the last records a second or two after their calls; this is far more. */
@@ -37,8 +37,8 @@ export class Sent {
 
 /** One call of each kind, looked at: a subject that answers wrongly is not measured. Returns what was sent. */
 export async function check(subject: Subject): Promise<Partial<Record<BodyName, number>>> {
-  const ask = async (body: BodyName): Promise<string> => {
-    const response = await fetch(`http://127.0.0.1:${subject.port}/v1/messages`, {
+  const ask = async (body: BodyName, path = "/v1/messages"): Promise<string> => {
+    const response = await fetch(`http://127.0.0.1:${subject.port}${path}`, {
       method: "POST",
       headers: {
         "x-api-key": subject.key,
@@ -55,10 +55,17 @@ export async function check(subject: Subject): Promise<Partial<Record<BodyName, 
     }
     return text;
   };
-  if (!(await ask("small")).includes("quick brown fox")) throw new SubjectFailed(`${subject.name}: not the answer`);
-  const events = (await ask("stream")).match(/@@\d{16}@@/g)?.length;
-  if (events !== 64) throw new SubjectFailed(`${subject.name}: ${events ?? 0} of 64 events`);
-  return { small: 1, stream: 1 };
+  const judge = (answer: string, stream: string): void => {
+    if (!answer.includes("quick brown fox")) throw new SubjectFailed(`${subject.name}: not the answer`);
+    const events = stream.match(/@@\d{16}@@/g)?.length;
+    if (events !== 64) throw new SubjectFailed(`${subject.name}: ${events ?? 0} of 64 events`);
+  };
+  judge(await ask("small"), await ask("stream"));
+  if (subject.name !== "sluice") return { small: 1, stream: 1 };
+  const told = await ask("chatStream", CHAT_PATH);
+  judge(await ask("chat", CHAT_PATH), told);
+  if (!told.endsWith("data: [DONE]\n\n")) throw new SubjectFailed(`${subject.name}: a Chat stream without an end`);
+  return { small: 1, stream: 1, chat: 1, chatStream: 1 };
 }
 
 /** The proof that metering and audit were on: every call is in D1, with the tokens that the upstream reported. */

@@ -19,6 +19,8 @@ export type Subject = {
 
 export type LoadPlan = {
   readonly bodyFile: string;
+  /** Left out: the path of the Messages API. */
+  readonly path?: string | undefined;
   readonly connections: number;
   /** Null: until every connection has made one call. */
   readonly seconds: number | null;
@@ -70,6 +72,7 @@ export async function load(generator: string, subject: Subject, plan: LoadPlan, 
   let printed: Printed;
   try {
     const args = ["-p", String(subject.port), "-b", plan.bodyFile, "-c", String(plan.connections), ...limit];
+    if (plan.path !== undefined) args.push("-u", plan.path);
     args.push("-r", String(plan.rampMs), "-o", String(TIMEOUT_MS), ...headers.flatMap((header) => ["-H", header]));
     printed = JSON.parse(await output(start(pins?.load, generator, args))) as Printed;
   } finally {

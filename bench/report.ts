@@ -177,6 +177,34 @@ function figures(streams: string): readonly Figure[] {
   ];
 }
 
+/** The same done in OpenAI's words, beside the gateway's own native path in the same round. */
+type Translated = {
+  readonly title: string;
+  readonly native: Scenario["id"];
+  readonly chat: Scenario["id"];
+  readonly value: (run: Run) => number;
+  /** The most that is accepted, times the native path's. */
+  readonly bar?: number;
+};
+
+const TRANSLATED: readonly Translated[] = [
+  { title: "CPU per request, 16 clients, µs", native: "request16", chat: "chat16", value: perCall },
+  {
+    title: "CPU per request of 128 KB, 16 clients, µs",
+    native: "large16",
+    chat: "chatLarge16",
+    value: perCall,
+    bar: 3,
+  },
+  { title: "CPU per event, 32 streams, µs", native: "stream32", chat: "chatStream32", value: perEvent, bar: 1.6 },
+  {
+    title: "Delay per event p50, 32 streams, ms",
+    native: "stream32",
+    chat: "chatStream32",
+    value: ms((run) => run.event_delay_us.p50),
+  },
+];
+
 /** The report in Markdown, and whether every bar is met. */
 export function render(measured: Measured): { readonly text: string; readonly barsMet: boolean } {
   const { machine, options, runs, calls, features, ledgerCalls } = measured;
@@ -208,6 +236,21 @@ export function render(measured: Measured): { readonly text: string; readonly ba
         : `${figure.title}: ${plus}${gateway.toFixed(figure.digits)} (bar: ${bar.value})`,
     );
   }
+  const translated = TRANSLATED.map(({ title, native, chat, value, bar }) => {
+    const of = (scenario: Scenario["id"]): readonly Run[] =>
+      runs.filter((run) => run.subject === "sluice" && run.scenario === scenario);
+    const ratio = median(
+      of(chat).map(
+        (run) =>
+          value(run) / of(native).reduce((same, one) => (one.round === run.round ? value(one) : same), Number.NaN),
+      ),
+    );
+    if (bar !== undefined)
+      judge(ratio <= bar, `Chat: ${title.replace(/, µs$/, "")}: ${ratio.toFixed(2)} × the native path (bar: ${bar} ×)`);
+    const [own, told] = [median(of(native).map(value)), median(of(chat).map(value))];
+    const digits = title.endsWith("ms") ? 2 : 0;
+    return `| ${title} | ${own.toFixed(digits)} | ${told.toFixed(digits)} | ${ratio.toFixed(2)} × |`;
+  });
   if (ledgerCalls !== null) {
     judge(
       ledgerCalls <= MAX_LEDGER_CALLS,
@@ -231,6 +274,12 @@ export function render(measured: Measured): { readonly text: string; readonly ba
     ...rows,
     "",
     "`+`: added to the direct figure. CPU is of the subject's whole process tree, until it is quiet again.",
+    "",
+    "## The same as Chat Completions",
+    "",
+    "| figure | Messages | Chat | Chat ÷ Messages |",
+    "|---|--:|--:|--:|",
+    ...translated,
     "",
     "## Bars",
     "",

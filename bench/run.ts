@@ -135,16 +135,18 @@ async function measure(
   const { quick, rounds, streams } = options;
   const seconds = quick ? 1.5 : 4;
   const one = async (subject: Subject, scenario: Scenario, lasts: number): Promise<Figures> => {
-    const { body, connections, rampMs } = scenario;
-    const plan = { bodyFile: bodyFile(body), connections, seconds: rampMs ? null : lasts, rampMs: rampMs ?? 0 };
+    const { body, path, connections, rampMs } = scenario;
+    const plan = { bodyFile: bodyFile(body), path, connections, seconds: rampMs ? null : lasts, rampMs: rampMs ?? 0 };
     const figures = await load(join(BUILD, "loadgen"), subject, plan, pins);
     sent.add(subject, { [body]: figures.done });
     return figures;
   };
   const all = scenarios(streams, quick);
   progress("warming up");
-  for (const scenario of all.filter(({ id }) => id === "request16" || id === "stream32")) {
-    for (const subject of subjects) if (subject.pid !== null) await one(subject, scenario, seconds);
+  const asked = ({ path }: Scenario): readonly Subject[] =>
+    path === undefined ? subjects : subjects.filter(({ name }) => name === "sluice");
+  for (const scenario of all.filter(({ id }) => ["request16", "stream32", "chatStream32"].includes(id))) {
+    for (const subject of asked(scenario)) if (subject.pid !== null) await one(subject, scenario, seconds);
   }
   const runs: Run[] = [];
   for (let round = 0; round < rounds; round++) {
@@ -152,7 +154,8 @@ async function measure(
       // Their memory is the point, and it is read best before the processes have grown: once is enough.
       if (scenario.rampMs && round > 0) continue;
       progress(`round ${round + 1} of ${rounds}: ${scenario.title}`);
-      for (const subject of round % 2 ? subjects.toReversed() : subjects) {
+      const turns = asked(scenario);
+      for (const subject of round % 2 ? turns.toReversed() : turns) {
         const lasts = subject.pid === null ? seconds / 2 : seconds;
         runs.push({ scenario: scenario.id, subject: subject.name, round, ...(await one(subject, scenario, lasts)) });
       }
