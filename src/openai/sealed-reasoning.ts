@@ -1,5 +1,5 @@
 /**
- * Thinking that a client keeps for us (openai.md §5, `encrypted_content`): AES-256-GCM under a key that follows from
+ * Thinking that a client keeps for us (OpenAI notes §5, `encrypted_content`): AES-256-GCM under a key that follows from
  * KEY_TAG_SECRET and the id of the gateway key, so what was sealed for one key opens for no other, and goes on opening
  * while the secret is exchanged (the new one seals, all of them open).
  *

@@ -1,5 +1,5 @@
 /**
- * What the Messages API refuses, as far as is known (wire notes; openai.md §0 to §3): every rule that a translated body has to
+ * What the Messages API refuses, as far as is known (wire notes; OpenAI notes §0 to §3): every rule that a translated body has to
  * keep, said once more and independently of the code that keeps them. The models' rules are written out here by name, not read
  * from the gateway's own table.
  */
@@ -41,7 +41,7 @@ type ModelRules = {
   readonly maxTokens: number;
 };
 
-/** openai.md §0, line by line. */
+/** OpenAI notes §0, line by line. */
 function rulesOf(id: string): ModelRules {
   const model = id.replace(/-20\d{6}$/, "").replace("claude-", "");
   const newer = {

@@ -1,11 +1,11 @@
 /**
- * JSON Schemas as structured output takes them, by the rule of Anthropic's own SDK (openai.md §3.6): what it knows stays, what
+ * JSON Schemas as structured output takes them, by the rule of Anthropic's own SDK (OpenAI notes §3.6): what it knows stays, what
  * it does not is said in the description, every object is closed.
  */
 import { asFields } from "../anthropic/usage.ts";
 import type { Fields } from "./draft.ts";
 
-/** Twenty-four properties that may be left out are refused for certain, and schemas with half as many have been (openai.md §3.6). */
+/** Twenty-four properties that may be left out are refused for certain, and schemas with half as many have been (OpenAI notes §3.6). */
 const MAX_OPTIONAL = 12;
 /** Deeper than any schema people write, and far from the end of the stack. */
 const MAX_DEPTH = 64;

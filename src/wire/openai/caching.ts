@@ -1,4 +1,4 @@
-/** Where a prompt may be cached: the client's own breakpoints, and the automatic one that OpenAI's clients expect (openai.md §3.8). */
+/** Where a prompt may be cached: the client's own breakpoints, and the automatic one that OpenAI's clients expect (OpenAI notes §3.8). */
 import { asFields } from "../anthropic/usage.ts";
 import type { CacheControl, Draft, Step, ToolDraft } from "./draft.ts";
 

@@ -1,7 +1,7 @@
 /** A draft that fits its model, as the body of a Messages call, and the headers that this body needs. */
 import type { Block, Draft, Fields, ToolDraft, Turn } from "./draft.ts";
 
-/** The last API version that takes `temperature`, `top_p` and `top_k` (openai.md §0.1). */
+/** The last API version that takes `temperature`, `top_p` and `top_k` (OpenAI notes §0.1). */
 const VERSION_WITH_SAMPLING = "2023-06-01";
 const VERSION = "2026-10-21";
 

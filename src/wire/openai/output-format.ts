@@ -1,4 +1,4 @@
-/** JSON as the answer: a schema that the model is held to, or the wish for an object (openai.md §3.6). */
+/** JSON as the answer: a schema that the model is held to, or the wish for an object (OpenAI notes §3.6). */
 import type { ModelFacts } from "../anthropic/model-facts.ts";
 import { asFields } from "../anthropic/usage.ts";
 import type { Failure } from "../errors.ts";

@@ -1,4 +1,4 @@
-/** How much the model thinks: OpenAI's effort as adaptive thinking, as a budget, or as none (openai.md §3.7). */
+/** How much the model thinks: OpenAI's effort as adaptive thinking, as a budget, or as none (OpenAI notes §3.7). */
 import { MODEL_EFFORTS, type ModelEffort, type ModelFacts } from "../anthropic/model-facts.ts";
 import { asFields } from "../anthropic/usage.ts";
 import { isThinking } from "./blocks.ts";
@@ -71,7 +71,7 @@ function offSwitch({ off }: ModelFacts): Fields | null {
   return off === "disabled" || off === "between_tools" ? { type: off } : null;
 }
 
-/** The newer models keep to themselves what they think unless they are asked (openai.md §3.7). */
+/** The newer models keep to themselves what they think unless they are asked (OpenAI notes §3.7). */
 function adaptive({ showThinking }: Draft, wish: Wish | null): Fields {
   const own = wish?.display;
   if (own === "summarized" || own === "omitted") return { type: "adaptive", display: own };

@@ -1,5 +1,5 @@
 /**
- * A whole answer as a Response object (openai.md §5): its items in the order of the blocks, and what of the request is
+ * A whole answer as a Response object (OpenAI notes §5): its items in the order of the blocks, and what of the request is
  * repeated in it. responses-stream.ts tells the same items event by event, so both are made of what stands here.
  */
 import { asFields, asText, type Usage } from "../anthropic/usage.ts";

@@ -1,5 +1,5 @@
 /**
- * The `input` of a Responses body as turns, item by item (openai.md §5). Items of one side that follow each other make one
+ * The `input` of a Responses body as turns, item by item (OpenAI notes §5). Items of one side that follow each other make one
  * turn: a model's thinking, words and calls come as items of their own.
  */
 import { err, ok, type Result } from "../../result.ts";

@@ -1,5 +1,5 @@
 /**
- * A Responses body as a draft (openai.md §5), Cursor's among them, which come to Chat's path and carry Chat's
+ * A Responses body as a draft (OpenAI notes §5), Cursor's among them, which come to Chat's path and carry Chat's
  * `stream_options`. Fields that change nothing at Claude (truncation, verbosity, cache retention) are repeated in the answer
  * and otherwise passed over; those whose absence the client would notice are refused.
  */

@@ -1,5 +1,5 @@
 /**
- * A stream as the Responses API tells it (openai.md §5): items one after the other, each with its events, closed before
+ * A stream as the Responses API tells it (OpenAI notes §5): items one after the other, each with its events, closed before
  * the next one opens. An item opens with the first that there is to show of it, so empty blocks leave no trace. A message
  * and a call are not told to be done until something else comes: adjacent text shares a message, and only the end of the
  * stream tells whether the last item is whole.

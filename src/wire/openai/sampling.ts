@@ -1,4 +1,4 @@
-/** Temperature and its kin, which only models up to 4.6 take (openai.md §3.4). */
+/** Temperature and its kin, which only models up to 4.6 take (OpenAI notes §3.4). */
 import type { Draft, Step } from "./draft.ts";
 import { isOn } from "./reasoning.ts";
 

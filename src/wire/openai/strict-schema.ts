@@ -8,7 +8,7 @@ import type { Fields } from "./draft.ts";
 
 const MAX_STRICT_TOOLS = 20;
 const MAX_UNIONS = 16;
-/** 24 is what upstream states; from about 13 on grammars have been refused as too large (openai.md §3.6). */
+/** 24 is what upstream states; from about 13 on grammars have been refused as too large (OpenAI notes §3.6). */
 const MAX_OPTIONAL = 12;
 
 /** What the strict tools of a request have used of its limits. */

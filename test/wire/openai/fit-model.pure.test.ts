@@ -1,4 +1,4 @@
-/** How a draft becomes a body that its model takes: one line for each sentence of the notes (openai.md §3.4, §3.7, §3.8). */
+/** How a draft becomes a body that its model takes: one line for each sentence of the notes (OpenAI notes §3.4, §3.7, §3.8). */
 import { describe, expect, it } from "vitest";
 import { modelFacts } from "../../../src/wire/anthropic/model-facts.ts";
 import type { Block, Draft, Fields, ToolDraft, Turn } from "../../../src/wire/openai/draft.ts";

@@ -1,4 +1,4 @@
-/** JSON as the answer (openai.md §3.6). */
+/** JSON as the answer (OpenAI notes §3.6). */
 import { describe, expect, it } from "vitest";
 import { modelFacts } from "../../../src/wire/anthropic/model-facts.ts";
 import { answerSchema } from "../../../src/wire/openai/answer-schema.ts";
