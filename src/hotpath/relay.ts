@@ -45,8 +45,7 @@ export type RelayRoute = {
   readonly prepare?: (c: AppContext, caller: Caller, record: CallRecord) => Promise<Result<Prepared, Failure>>;
   /** Whether its answers may come from the response cache. */
   readonly cached?: boolean;
-  /** Rewrites a complete 200 answer for this caller; null leaves its bytes as they are. */
-  readonly rewrite?: (text: string, caller: Caller) => string | null;
+  readonly rewrite?: ForwardOptions["rewrite"];
 };
 
 /** A call to be forwarded in a way of its own, or to be answered from many. */
@@ -371,7 +370,7 @@ function send(
   if (turn) return turn.answer(forwarding, record, signal, cut);
   const here = (): Promise<Answered> =>
     forward(forwarding, record, signal, c.env, c.var.call.settings, {
-      ...(route.rewrite ? { rewrite: (text) => route.rewrite?.(text, caller) ?? null } : {}),
+      ...(route.rewrite ? { rewrite: route.rewrite } : {}),
       ...(prepared?.take ? { take: prepared.take } : {}),
       ...(prepared?.flow ? { flow: prepared.flow } : {}),
       ...(prepared?.readOn ? { drain: () => () => {} } : {}),

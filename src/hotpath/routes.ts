@@ -1,4 +1,4 @@
-/** The relayed routes: what each one needs, forwards and rewrites. */
+/** The routes of the native wire whose bodies are Messages bodies. */
 import { relayed } from "./relay.ts";
 
 /** `POST /v1/messages`: JSON in, a Message or a stream of its events out, byte for byte. */

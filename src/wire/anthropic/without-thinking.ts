@@ -3,9 +3,7 @@
  * what was said and called is not.
  */
 import { parseJson } from "../json.ts";
-import { asFields, asText } from "./usage.ts";
-
-type Fields = Readonly<Record<string, unknown>>;
+import { asFields, asText, type Fields } from "./usage.ts";
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();

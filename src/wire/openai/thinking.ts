@@ -76,8 +76,8 @@ export function restoreThinking(draft: Draft, recalled: readonly RecalledTurn[],
 
 /**
  * For models that bind thinking to all that stood before it: a client that edits its history loses the thinking there
- * and gets no 400 for it. Where thinking is switched off, or a tool forced, there is no such way out, and its history goes without. A step
- * that runs when it is settled how the request thinks.
+ * and gets no 400 for it. Where thinking is switched off, or a tool forced, there is no such way out, and its history goes
+ * without. A step that runs when it is settled how the request thinks.
  */
 export const bindThinking: Step = (draft, model) => {
   if (!model.boundThinking || !draft.turns.some(({ content }) => content.some(isSigned))) return null;
