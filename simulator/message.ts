@@ -1,8 +1,8 @@
 /** A message in its two forms: one JSON, and the events of a stream. Both say the same. */
 
 import type { CacheUse } from "./cache.ts";
-import { asFields, type Fields, readTruncated } from "./json.ts";
-import type { Reply, ReplyBlock } from "./reply.ts";
+import type { Fields } from "./json.ts";
+import { blockOf, type Reply, type ReplyBlock } from "./reply.ts";
 
 export type MessageParts = {
   readonly id: string;
@@ -24,7 +24,7 @@ export type Usage = {
   };
   readonly output_tokens: number;
   readonly output_tokens_details: { readonly thinking_tokens: number } | null;
-  readonly server_tool_use: null;
+  readonly server_tool_use: { readonly web_search_requests: number; readonly web_fetch_requests: number } | null;
   readonly service_tier: "standard";
   readonly inference_geo: string;
   readonly speed: "standard" | "fast";
@@ -49,7 +49,7 @@ export function usageOf(total: number, cache: CacheUse, reply: Reply, body: Fiel
     },
     output_tokens: reply.outputTokens,
     output_tokens_details: reply.thinkingTokens > 0 ? { thinking_tokens: reply.thinkingTokens } : null,
-    server_tool_use: null,
+    server_tool_use: reply.searches > 0 ? { web_search_requests: reply.searches, web_fetch_requests: 0 } : null,
     service_tier: "standard",
     inference_geo: typeof body.inference_geo === "string" ? body.inference_geo : "global",
     speed: body.speed === "fast" ? "fast" : "standard",
@@ -63,15 +63,7 @@ export function messageOf({ id, model, reply, usage, contextManagement }: Messag
     id,
     type: "message",
     role: "assistant",
-    content: reply.blocks.map((block) => {
-      const text = block.pieces.join("");
-      if (block.type === "text") return { type: "text", text };
-      if (block.type === "thinking") {
-        return { type: "thinking", thinking: block.shown ? text : "", signature: block.signature };
-      }
-      const input = asFields(readTruncated(text)) ?? {};
-      return { type: "tool_use", id: block.id, name: block.name, caller: { type: "direct" }, input };
-    }),
+    content: reply.blocks.map(blockOf),
     ...ending(reply),
     usage,
     ...(contextManagement ? { context_management: contextManagement } : {}),
@@ -105,7 +97,12 @@ export type Extras = {
 /** The events of a message, in the grammar of wire notes §4. */
 export function* eventsOf(parts: MessageParts, extras: Extras): Generator<Event, void, void> {
   const { id, model, reply, usage, contextManagement } = parts;
-  const atStart = { ...usage, output_tokens: Math.min(1, usage.output_tokens), output_tokens_details: null };
+  const atStart = {
+    ...usage,
+    output_tokens: Math.min(1, usage.output_tokens),
+    output_tokens_details: null,
+    server_tool_use: null,
+  };
   if (extras.first_event === "ping") yield event("ping", {});
   if (extras.first_event === "unknown") yield event("sim_unknown", {});
   yield event("message_start", {
@@ -135,6 +132,7 @@ export function* eventsOf(parts: MessageParts, extras: Extras): Generator<Event,
       cache_creation_input_tokens: usage.cache_creation_input_tokens,
       cache_read_input_tokens: usage.cache_read_input_tokens,
       output_tokens: usage.output_tokens,
+      ...(usage.server_tool_use ? { server_tool_use: usage.server_tool_use } : {}),
       ...(usage.output_tokens_details ? { output_tokens_details: usage.output_tokens_details } : {}),
     },
     ...(contextManagement ? { context_management: contextManagement } : {}),
@@ -145,15 +143,17 @@ export function* eventsOf(parts: MessageParts, extras: Extras): Generator<Event,
 function emptyBlock(block: ReplyBlock): Fields {
   if (block.type === "text") return { type: "text", text: "" };
   if (block.type === "thinking") return { type: "thinking", thinking: "", signature: "" };
-  return { type: "tool_use", id: block.id, name: block.name, caller: { type: "direct" }, input: {} };
+  if (block.type === "web_search_tool_result") return blockOf(block);
+  return { type: block.type, id: block.id, name: block.name, caller: { type: "direct" }, input: {} };
 }
 
 function* deltasOf(index: number, block: ReplyBlock, endless: boolean): Generator<Event, void, void> {
   const delta = (fields: Fields): Event => event("content_block_delta", { index, delta: fields });
+  if (block.type === "web_search_tool_result") return;
   if (block.type === "tool_use") yield delta({ type: "input_json_delta", partial_json: "" });
   for (const piece of block.pieces) {
     if (block.type === "text") yield delta({ type: "text_delta", text: piece });
-    else if (block.type === "tool_use") yield delta({ type: "input_json_delta", partial_json: piece });
+    else if (block.type !== "thinking") yield delta({ type: "input_json_delta", partial_json: piece });
     else if (block.shown) yield delta({ type: "thinking_delta", thinking: piece });
   }
   if (block.type === "thinking") yield delta({ type: "signature_delta", signature: block.signature });

@@ -1,7 +1,7 @@
 /** What the simulated Claude answers: a function of the request alone, so that a test can know it beforehand. */
 import { Digest } from "./digest.ts";
 import type { Faults } from "./faults.ts";
-import { asFields, asList, asText, blocksOf, type Fields, firstChars } from "./json.ts";
+import { asFields, asList, asText, blocksOf, type Fields, firstChars, readTruncated } from "./json.ts";
 import type { Model } from "./models.ts";
 import { sample } from "./sample.ts";
 import { sign } from "./signature.ts";
@@ -24,7 +24,14 @@ export type ReplyBlock =
       readonly shown: boolean;
       readonly signature: string;
     }
-  | { readonly type: "tool_use"; readonly id: string; readonly name: string; readonly pieces: readonly string[] };
+  | {
+      readonly type: "tool_use" | "server_tool_use";
+      readonly id: string;
+      readonly name: string;
+      readonly pieces: readonly string[];
+    }
+  /** Comes in one piece. */
+  | { readonly type: "web_search_tool_result"; readonly of: string; readonly content: readonly Fields[] };
 
 export type Reply = {
   readonly blocks: readonly ReplyBlock[];
@@ -33,6 +40,7 @@ export type Reply = {
   readonly outputTokens: number;
   /** Part of `outputTokens`. */
   readonly thinkingTokens: number;
+  readonly searches: number;
 };
 
 /** The answer to a valid request of an organization, whose prompt is so many tokens long. */
@@ -43,11 +51,13 @@ export function replyTo(body: Fields, model: Model, promptTokens: number, faults
   const maxTokens = body.max_tokens as number;
   const limit = Math.min(maxTokens, room);
   const full = room < maxTokens ? "model_context_window_exceeded" : "max_tokens";
-  const blocks: ReplyBlock[] = [];
+  const search = searchFor(body, turn);
+  const blocks: ReplyBlock[] = search?.found ? [search.found] : [];
+  const searches = blocks.length;
   let left = limit;
   let thinkingTokens = 0;
   const done = (stopReason: string, stopSequence: string | null = null): Reply => {
-    return { blocks, stopReason, stopSequence, outputTokens: limit - left, thinkingTokens };
+    return { blocks, stopReason, stopSequence, outputTokens: limit - left, thinkingTokens, searches };
   };
   if (left === 0) return done(full);
   if (turn.asked.includes(REFUSAL) || /^refuse\.?$/i.test(turn.asked.trim())) {
@@ -59,14 +69,17 @@ export function replyTo(body: Fields, model: Model, promptTokens: number, faults
   if (thinks(body, turn)) {
     const shown = asFields(body.thinking)?.display !== "omitted";
     const pieces = tokenize(`The user wants: ${firstChars(turn.asked, 80)}. I shall answer that.`, left);
-    const signature = sign({ organization, model: model.id }, messages, shown ? pieces.join("") : "");
+    const before = [...turn.begun, ...blocks.map(blockOf)];
+    const whole = turn.begun.length > 0 ? messages.slice(0, -1) : messages;
+    const signature = sign({ organization, model: model.id }, whole, shown ? pieces.join("") : "", before);
     blocks.push({ type: "thinking", pieces, shown, signature });
     thinkingTokens = pieces.length;
     left -= pieces.length;
   }
 
-  const calls = turn.results.length === 0 || forcesTool(body) ? toolCalls(body, turn.asked) : [];
-  const spoken = speak(body, turn, calls, faults);
+  const mayCall = !search && (turn.results.length === 0 || forcesTool(body));
+  const calls = mayCall ? toolCalls(body, turn.asked) : [];
+  const spoken = search?.says ?? speak(body, turn, calls, faults);
   const stop = firstStop(spoken, asList(body.stop_sequences) as readonly string[]);
   const pieces = faults.events
     ? Array<string>(Math.min(faults.events, left + 1)).fill(spoken)
@@ -79,6 +92,11 @@ export function replyTo(body: Fields, model: Model, promptTokens: number, faults
   if (pieces.length > 0) blocks.push({ type: "text", pieces });
   left -= pieces.length;
   if (stop && !faults.events) return done("stop_sequence", stop.sequence);
+  if (search?.next) {
+    blocks.push(search.next);
+    left = Math.max(0, left - search.next.pieces.length);
+    return done("pause_turn");
+  }
 
   for (const [i, call] of calls.entries()) {
     if (left === 0) return done(full);
@@ -101,6 +119,8 @@ type Turn = {
   readonly results: readonly string[];
   /** The beginning of the answer, when the client has put it there. */
   readonly prefill: string;
+  /** All of that. */
+  readonly begun: readonly Fields[];
 };
 
 function lastTurn(messages: readonly Fields[]): Turn {
@@ -117,7 +137,50 @@ function lastTurn(messages: readonly Fields[]): Turn {
           .join(" "),
       ),
     prefill: final?.role === "assistant" ? (asText(blocksOf(final.content).at(-1)?.text) ?? "") : "",
+    begun: final?.role === "assistant" ? blocksOf(final.content) : [],
   };
+}
+
+/** A search of the web, one in each call: what the one before has found, what is said, and which comes next. */
+function searchFor(body: Fields, { asked, begun }: Turn) {
+  const wanted = Number(/^\s*search (\d{1,2})\s*$/i.exec(asked)?.[1] ?? 0);
+  const tool = asList(body.tools).find((one) => asText(asFields(one)?.type)?.startsWith("web_search_"));
+  if (wanted === 0 || tool === undefined) return undefined;
+  const before = begun.filter(({ type }) => type === "server_tool_use");
+  const open = asText(before.at(-1)?.id);
+  const found =
+    open === undefined ? undefined : ({ type: "web_search_tool_result", of: open, content: FOUND } as const);
+  const n = before.length + 1;
+  if (n > wanted) return { found, says: `I have searched ${wanted} times.`, next: undefined };
+  const id = `srv${toolUseId(n, asked, { name: "web_search", input: "" }, n)}`;
+  const pieces = tokenize(JSON.stringify({ query: `search ${n}` }));
+  return { found, says: `Search ${n}.`, next: { type: "server_tool_use", id, name: "web_search", pieces } as const };
+}
+
+const FOUND = [
+  {
+    type: "web_search_result",
+    title: "An example",
+    url: "https://example.com/",
+    encrypted_content: "c2ltdWxhdGVk",
+    page_age: null,
+  },
+] as const;
+
+/** A block as it is once it is whole. */
+export function blockOf(block: ReplyBlock): Fields {
+  switch (block.type) {
+    case "text":
+      return { type: "text", text: block.pieces.join("") };
+    case "thinking":
+      return { type: "thinking", thinking: block.shown ? block.pieces.join("") : "", signature: block.signature };
+    case "web_search_tool_result":
+      return { type: block.type, tool_use_id: block.of, caller: { type: "direct" }, content: block.content };
+    default: {
+      const input = asFields(readTruncated(block.pieces.join(""))) ?? {};
+      return { type: block.type, id: block.id, name: block.name, caller: { type: "direct" }, input };
+    }
+  }
 }
 
 function thinks(body: Fields, turn: Turn): boolean {

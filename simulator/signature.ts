@@ -13,11 +13,17 @@ const SEAL = "sluice-simulator";
 /** Whose thinking it is: an organization's id, and a model. */
 export type Signer = { readonly organization: string; readonly model: string };
 
-/** The signature of a thinking block that follows these whole messages. */
-export function sign(signer: Signer, messages: readonly Fields[], thinking: string): string {
+/** The signature of a thinking block that follows these whole messages, and these blocks of its own. */
+export function sign(
+  signer: Signer,
+  messages: readonly Fields[],
+  thinking: string,
+  before: readonly Fields[] = [],
+): string {
   const prefix = new Digest();
   for (const message of messages) addMessage(prefix, message);
-  return seal(signer, prefix.hex, [], thinking);
+  const said = before.filter((block) => !isThinking(block));
+  return seal(signer, prefix.hex, said, thinking);
 }
 
 /** `before`: the blocks of the same turn that stand before the thinking. */

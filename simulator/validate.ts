@@ -60,7 +60,9 @@ export function validateSampling(body: Fields, version: Version, model: Model): 
   }
   const messages = asList(body.messages) as readonly Fields[];
   const last = messages.findLast((message) => message.role !== "system");
-  if (last?.role === "assistant" && !takesPrefill(model)) {
+  // An answer that has paused is sent back as it is, and gone on with.
+  const paused = last?.role === "assistant" && blocksOf(last.content).at(-1)?.type === "server_tool_use";
+  if (last?.role === "assistant" && !paused && !takesPrefill(model)) {
     return invalid(
       "This model does not support assistant message prefill. The conversation must end with a user message.",
     );

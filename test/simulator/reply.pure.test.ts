@@ -199,6 +199,29 @@ describe("tools", () => {
   });
 });
 
+describe("a search of the web", () => {
+  it.each([MODEL, "claude-haiku-4-5"])("pauses after each search, and is gone on with: %s", (model) => {
+    const thinking = model === MODEL ? { type: "adaptive" } : { type: "enabled", budget_tokens: 1024 };
+    const body = { model, max_tokens: 2000, thinking, tools: [{ type: "web_search_20250305", name: "web_search" }] };
+    let content: Json[] = [];
+    const kinds: unknown[] = [];
+    for (;;) {
+      const begun = content.length > 0 ? [{ role: "assistant", content }] : [];
+      const said = message({ ...body, messages: [user("search 2"), ...begun] });
+      content = [...content, ...said.content];
+      kinds.push(said.stop_reason, (said.usage as Json).server_tool_use);
+      if (said.stop_reason !== "pause_turn") break;
+    }
+    const found = { web_search_requests: 1, web_fetch_requests: 0 };
+    expect(kinds).toEqual(["pause_turn", null, "pause_turn", found, "end_turn", found]);
+    const types = content.map(({ type }) => type).filter((type) => type !== "thinking" && type !== "text");
+    expect(types).toEqual(["server_tool_use", "web_search_tool_result", "server_tool_use", "web_search_tool_result"]);
+    // All of it, thinking included, can be sent back.
+    const after = { ...body, messages: [user("search 2"), { role: "assistant", content }, say("on")] };
+    expect(message(after).stop_reason).toBe("end_turn");
+  });
+});
+
 describe("thinking", () => {
   const params = { thinking: { type: "adaptive" } };
   const question = { role: "user", content: [{ type: "text", text: "Think" }] };
