@@ -45,10 +45,16 @@ export type Failure =
     }
   | { readonly kind: "method_not_allowed"; readonly allow: readonly string[] }
   | { readonly kind: "conflict"; readonly message: string }
-  /** The idempotency key belongs to another request. */
-  | { readonly kind: "idempotency_mismatch" }
+  /** The idempotency key belongs to another request; `message` where it was given otherwise than in the header. */
+  | { readonly kind: "idempotency_mismatch"; readonly message?: string }
   | { readonly kind: "request_too_large"; readonly limitBytes: number }
+  /** One of the gateway's own limits on conversations. A sentence. `retryAfterMs` null: waiting alone does not help. */
+  | { readonly kind: "limit_reached"; readonly message: string; readonly retryAfterMs?: number | null }
   | { readonly kind: "unsupported_media_type"; readonly message: string }
+  /** A page of an origin that is not in `ALLOWED_ORIGINS`. */
+  | { readonly kind: "origin_refused" }
+  /** The path is a WebSocket's. */
+  | { readonly kind: "upgrade_required" }
   | {
       readonly kind: "rate_limited";
       readonly limit: "requests" | "input_tokens" | "output_tokens" | "concurrency";
@@ -228,8 +234,9 @@ export function describeFailure(failure: Failure): WireError {
       return make(
         422,
         "invalid_request_error",
-        "This Idempotency-Key was used for another request (method, path, query, body and anthropic-* headers must be " +
-          "the same). Send a new key with a new request.",
+        failure.message ??
+          "This Idempotency-Key was used for another request (method, path, query, body and anthropic-* headers must " +
+            "be the same). Send a new key with a new request.",
         { "x-should-retry": "false" },
       );
     case "request_too_large":
@@ -238,8 +245,16 @@ export function describeFailure(failure: Failure): WireError {
         "request_too_large",
         `The request body is larger than the limit of ${failure.limitBytes} bytes.`,
       );
+    case "limit_reached":
+      return make(429, "rate_limit_error", failure.message, hintOf(failure.retryAfterMs));
     case "unsupported_media_type":
       return make(415, "invalid_request_error", failure.message);
+    case "origin_refused":
+      return make(403, "permission_error", "Pages of this origin may not connect here.");
+    case "upgrade_required":
+      return make(426, "invalid_request_error", "This path is a WebSocket's: ask with `upgrade: websocket`.", {
+        upgrade: "websocket",
+      });
     case "rate_limited":
       if (failure.scope === "upstream") return describeFailure({ ...failure, kind: "upstream_full" });
       return make(
@@ -319,6 +334,12 @@ export function describeFailure(failure: Failure): WireError {
     case "internal":
       return make(500, "api_error", "An internal error occurred. The request id names it in the gateway's log.");
   }
+}
+
+/** Whether asking again helps, where that is known. */
+function hintOf(retryAfterMs: number | null | undefined): Readonly<Record<string, string>> {
+  if (retryAfterMs === undefined) return NO_HEADERS;
+  return retryAfterMs === null ? { "x-should-retry": "false" } : { "retry-after": retryAfterSeconds(retryAfterMs) };
 }
 
 const EVENT_STATUS: Readonly<Record<string, number>> = {

@@ -6,3 +6,15 @@ export function parseJson(text: string): unknown {
     return undefined;
   }
 }
+
+/**
+ * JSON for the Messages API. Half of a character that takes two units, as is left where a text is cut, would have it refuse
+ * the whole conversation ("no low surrogate in string"): it is told as U+FFFD.
+ */
+export function wellFormedJson(value: unknown): string {
+  const json = JSON.stringify(value);
+  // Nothing but halves is written so, and backslashes in pairs before it.
+  return json.includes("\\ud") ? json.replace(HALF, (found, half) => (half ? "\\ufffd" : found)) : json;
+}
+
+const HALF = /\\(?:\\|u(d[89a-f][0-9a-f]{2}))/g;

@@ -2,7 +2,14 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { EventReader, MAX_LINE_CHARS, type StreamEvent } from "../../src/wire/anthropic/events.ts";
+import {
+  EventReader,
+  MAX_LINE_CHARS,
+  type RawEvent,
+  RawEventReader,
+  type StreamEvent,
+} from "../../src/wire/anthropic/events.ts";
+import { heldOf } from "../support/heap.ts";
 import { answers, bytesOf, cut, lines } from "../support/messages-streams.ts";
 
 const FIXTURES = join(import.meta.dirname, "../fixtures/anthropic");
@@ -109,5 +116,75 @@ describe("EventReader", () => {
       }),
       { numRuns: 1000 },
     );
+  });
+
+  it("says what does not hold what it was read from", () => {
+    let said = "";
+    const { text, held } = heldOf(({ delta }) => {
+      said += (delta as { text: string }).text;
+    });
+    // Beside its 20 characters a piece takes about 50 bytes of the heap; the event that said it has 130.
+    expect(held).toBeLessThan(5 * text.length);
+    expect(said).toBe(text);
+  });
+});
+
+describe("RawEventReader", () => {
+  const raw = (pieces: readonly Uint8Array[]): RawEvent[] => {
+    const reader = new RawEventReader();
+    return pieces.flatMap((piece) => reader.read(piece));
+  };
+  const rawText = (text: string) => raw([new TextEncoder().encode(text)]);
+
+  it("reads the events of the plain reader, each with its own JSON in one line", () => {
+    fc.assert(
+      fc.property(answers(), lines, fc.array(fc.nat(), { maxLength: 20 }), ({ events }, form, cuts) => {
+        const bytes = bytesOf(events, form);
+        const found = raw(cut(bytes, cuts));
+        expect(found.map(({ event }) => event)).toEqual(read([bytes]));
+        for (const [i, { data, event }] of found.entries()) {
+          expect(data).not.toMatch(/[\r\n]/);
+          expect(JSON.parse(data)).toEqual(JSON.parse(JSON.stringify(events[i])));
+          expect(JSON.parse(data).type).toBe(event.type);
+        }
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  it.each(streams)("gives the data of %s to the letter", (name) => {
+    const bytes = new Uint8Array(readFileSync(join(FIXTURES, name)));
+    const ended = new TextDecoder()
+      .decode(bytes)
+      .split(/\r?\n\r?\n/)
+      .slice(0, -1);
+    const data = ended.flatMap((event) => /^data: ([^\r\n]*)/m.exec(event)?.[1] ?? []);
+    expect(raw([bytes]).map((event) => event.data)).toEqual(data);
+    expect(raw(Array.from(bytes, (byte) => new Uint8Array([byte]))).map((event) => event.data)).toEqual(data);
+  });
+
+  it("keeps padding, escapes and unknown fields, and makes spaces of line breaks", () => {
+    const padded = '{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"\\u00e9 \\n"}  }';
+    expect(rawText(delta(padded))).toMatchObject([{ data: padded, event: { delta: { text: "é \n" } } }]);
+    expect(rawText('event: new\ndata: {"type":"new",\ndata: "a":1}\n\n')).toEqual([
+      { data: '{"type":"new", "a":1}', event: { type: "new", a: 1 } },
+    ]);
+    expect(
+      rawText('event: error\ndata: {"type":"error","error":{"type":"a","message":"b"},"request_id":"r"}\n\n'),
+    ).toEqual([
+      {
+        data: '{"type":"error","error":{"type":"a","message":"b"},"request_id":"r"}',
+        event: { type: "error", error: { type: "a", message: "b" } },
+      },
+    ]);
+  });
+
+  it("says the type where the data doesn't, and leaves out what only closes a torn event", () => {
+    expect(rawText('event: new\ndata: {"a":1}\n\n')[0]?.data).toBe('{"a":1,"type":"new"}');
+    expect(rawText("event: ping\n\n")).toEqual([{ data: '{"type":"ping"}', event: { type: "ping" } }]);
+    expect(rawText(`${delta('{"type":"content').slice(0, -2)}\nevent: ping\n\n`)).toEqual([]);
+    expect(rawText("event: error\ndata: 7\n\n")).toEqual([{ data: JSON.stringify(UNREADABLE), event: UNREADABLE }]);
+    expect(rawText(delta("{oops"))).toEqual([{ data: JSON.stringify(UNREADABLE), event: UNREADABLE }]);
+    expect(rawText("event: new\ndata: [1]\n\n")).toEqual([]);
   });
 });

@@ -22,6 +22,9 @@ export const MAX_LINE_CHARS = 16 * 1024 * 1024;
 const DELTA =
   /event: content_block_delta\ndata: \{"type":"content_block_delta","index":(0|[1-9]\d{0,5}),"delta":\{"type":"(text_delta","text|thinking_delta","thinking|input_json_delta","partial_json)":"([ !#-[\]-\uffff]*)("\} *\}\n\n)?/y;
 
+/** Where the data of such a delta begins. */
+const DELTA_DATA = "event: content_block_delta\ndata: ".length;
+
 const CLOSING_BRACE = 125;
 const LF = 10;
 const CR = 13;
@@ -29,7 +32,7 @@ const BYTE_ORDER_MARK = "\ufeff";
 
 const UNREADABLE = "The upstream API sent an event that can't be read.";
 
-export class EventReader {
+abstract class Reader<T> {
   readonly #decoder = new TextDecoder("utf-8", { fatal: false, ignoreBOM: true });
   /** The beginning of a line whose end has not come. */
   #carry = "";
@@ -46,8 +49,8 @@ export class EventReader {
    * The events that these bytes complete. What can't be read where something of the message must stand, or a line beyond
    * all measure, is given as an `error` event, and is the last: an answer with a hole in it must not pass for whole.
    */
-  read(bytes: Uint8Array): StreamEvent[] {
-    const events: StreamEvent[] = [];
+  read(bytes: Uint8Array): T[] {
+    const events: T[] = [];
     if (this.#broken) return events;
     let text = this.#decoder.decode(bytes, { stream: true });
     if (text === "") return events;
@@ -60,9 +63,10 @@ export class EventReader {
     let nextCr = text.indexOf("\r", at);
     while (at < text.length && !this.#broken) {
       if (this.#name === null && this.#data === null && this.#carry === "") {
-        const next = quickDelta(text, at, events);
-        if (next !== at) {
-          at = next;
+        const delta = quickDelta(text, at);
+        if (delta !== null) {
+          this.#tell(events, delta.event, text, at + DELTA_DATA, delta.next - 2);
+          at = delta.next;
           continue;
         }
       }
@@ -84,12 +88,12 @@ export class EventReader {
     return events;
   }
 
-  #keep(piece: string, events: StreamEvent[]): void {
+  #keep(piece: string, events: T[]): void {
     this.#carry += piece;
     if (this.#carry.length > MAX_LINE_CHARS) this.#break(events);
   }
 
-  #line(line: string, events: StreamEvent[]): void {
+  #line(line: string, events: T[]): void {
     if (line === "") this.#dispatch(events);
     else if (line.startsWith("data:")) {
       const value = fieldValue(line, 5);
@@ -98,49 +102,106 @@ export class EventReader {
     } else if (line.startsWith("event:")) this.#name = fieldValue(line, 6);
   }
 
-  #dispatch(events: StreamEvent[]): void {
+  #dispatch(events: T[]): void {
     const name = this.#name;
     const data = this.#data;
     this.#name = null;
     this.#data = null;
     // The SDKs go by these two names, whatever the data is. A torn event is named `ping` by whoever closes it.
-    if (name === "ping") events.push({ type: "ping" });
-    else if (name === "error") events.push(errorEvent(data));
+    if (name === "ping") this.#tell(events, { type: "ping" }, data ?? "");
+    else if (name === "error") this.#tell(events, errorEvent(data), data ?? "");
     else if (data !== null) {
       const event = eventOf(name, data);
-      if (event) events.push(event);
+      if (event) this.#tell(events, event, data);
       else if (name !== null && isOfMessage(name)) this.#break(events);
     }
   }
 
-  #break(events: StreamEvent[]): void {
+  /** `text`, from and to: the data as it came, line breaks between its lines included. */
+  protected abstract told(event: StreamEvent, text: string, from: number, to: number): T | null;
+
+  #tell(events: T[], event: StreamEvent, text: string, from = 0, to = text.length): void {
+    const told = this.told(event, text, from, to);
+    if (told !== null) events.push(told);
+  }
+
+  #break(events: T[]): void {
     this.#broken = true;
     this.#carry = "";
     this.#data = null;
-    events.push(errorEvent(null));
+    this.#tell(events, errorEvent(null), "");
   }
 }
 
-/** Takes the delta that stands here, if one does; returns where the next line begins, or `at` itself. */
-function quickDelta(text: string, at: number, events: StreamEvent[]): number {
+/** Gives each event as what it says. */
+export class EventReader extends Reader<StreamEvent> {
+  protected told(event: StreamEvent): StreamEvent {
+    return event;
+  }
+}
+
+/** An event and the JSON object that said it, in one line. */
+export type RawEvent = { readonly data: string; readonly event: StreamEvent };
+
+/**
+ * Gives each event together with its data as it came, to the letter, but for line breaks, which are spaces: in JSON they
+ * stand between values only. What has no JSON object that says its type is written anew, and a `ping` that isn't one
+ * (whoever closes a torn event calls it that) is left out.
+ */
+export class RawEventReader extends Reader<RawEvent> {
+  protected told(event: StreamEvent, text: string, from: number, to: number): RawEvent | null {
+    const data = text.slice(from, to);
+    switch (event.type) {
+      case "content_block_delta":
+        // Nearly all there is; as it was recognized it is whole.
+        if (from > 0) return { data, event };
+        break;
+      case "ping":
+        if (data !== "" && !saysType(data, event.type)) return null;
+        break;
+      case "error":
+        return hasError(data) ? { data: inOneLine(data), event } : { data: JSON.stringify(event), event };
+    }
+    return { data: saysType(data, event.type) ? inOneLine(data) : JSON.stringify(event), event };
+  }
+}
+
+function saysType(data: string, type: string): boolean {
+  return asFields(parseJson(data))?.type === type;
+}
+
+function hasError(data: string): boolean {
+  const said = asFields(parseJson(data));
+  const error = asFields(said?.error);
+  return said?.type === "error" && asText(error?.type) !== null && asText(error?.message) !== null;
+}
+
+function inOneLine(json: string): string {
+  return json.includes("\n") ? json.replaceAll("\n", " ") : json;
+}
+
+/** The delta that stands here, if one does, and where the next line begins. */
+function quickDelta(text: string, at: number): { readonly event: StreamEvent; readonly next: number } | null {
   DELTA.lastIndex = at;
   const found = DELTA.exec(text);
-  if (found === null) return at;
+  if (found === null) return null;
   const [, index = "", kind, plain = "", end] = found;
   let next = DELTA.lastIndex;
-  let value = plain;
-  if (end === undefined) {
+  let value: string;
+  if (end !== undefined) {
+    // A copy: what is cut out of a text keeps all of it in memory, for as long as somebody collects what is said.
+    value = JSON.parse(`"${plain}"`) as string;
+  } else {
     // It needs unescaping, or is of another form: the string alone is parsed, which proves that it is one.
     const lineEnd = text.indexOf("\n", next);
-    if (lineEnd === -1 || text.charCodeAt(lineEnd + 1) !== LF) return at;
-    if (text.charCodeAt(lineEnd - 1) !== CLOSING_BRACE || text.charCodeAt(lineEnd - 2) !== CLOSING_BRACE) return at;
+    if (lineEnd === -1 || text.charCodeAt(lineEnd + 1) !== LF) return null;
+    if (text.charCodeAt(lineEnd - 1) !== CLOSING_BRACE || text.charCodeAt(lineEnd - 2) !== CLOSING_BRACE) return null;
     const parsed = asText(parseJson(text.slice(next - plain.length - 1, lineEnd - 2)));
-    if (parsed === null) return at;
+    if (parsed === null) return null;
     value = parsed;
     next = lineEnd + 2;
   }
-  events.push({ type: "content_block_delta", index: Number(index), delta: deltaOf(kind, value) });
-  return next;
+  return { event: { type: "content_block_delta", index: Number(index), delta: deltaOf(kind, value) }, next };
 }
 
 function deltaOf(kind: string | undefined, value: string): StreamEvent {

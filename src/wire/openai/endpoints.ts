@@ -22,7 +22,6 @@ const ROOTS: Readonly<Record<string, string>> = {
   fine_tuning: "Claude models can't be tuned here.",
   assistants: STATELESS,
   threads: STATELESS,
-  conversations: STATELESS,
   vector_stores: STATELESS,
   containers: STATELESS,
   evals: STATELESS,

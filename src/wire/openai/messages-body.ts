@@ -1,4 +1,5 @@
 /** A draft that fits its model, as the body of a Messages call, and the headers that this body needs. */
+import { wellFormedJson } from "../json.ts";
 import type { Block, Draft, Fields, ToolDraft, Turn } from "./draft.ts";
 
 /** The last API version that takes `temperature`, `top_p` and `top_k` (OpenAI notes §0.1). */
@@ -7,6 +8,11 @@ const VERSION = "2026-10-21";
 
 /** Fields of `extra` that steps have taken into the draft. */
 const TAKEN = new Set(["thinking", "output_config", "cache_control", "top_k"]);
+
+/** The `anthropic-version` for a body with or without sampling parameters. */
+export function versionFor(samples: boolean): string {
+  return samples ? VERSION_WITH_SAMPLING : VERSION;
+}
 
 /** The body of `POST /v1/messages`. It shares its blocks and schemas with the draft. */
 export function messagesBody(draft: Draft): Fields {
@@ -36,17 +42,10 @@ export function messagesBody(draft: Draft): Fields {
   return body;
 }
 
-/**
- * The same as JSON. Half of a character that takes two units, as clients leave where they cut a text, would have the API
- * refuse the whole conversation ("no low surrogate in string"): it is told as U+FFFD.
- */
+/** The same as JSON. */
 export function messagesJson(draft: Draft): string {
-  const json = JSON.stringify(messagesBody(draft));
-  // Nothing but halves is written so, and backslashes in pairs before it.
-  return json.includes("\\ud") ? json.replace(HALF, (found, half) => (half ? "\\ufffd" : found)) : json;
+  return wellFormedJson(messagesBody(draft));
 }
-
-const HALF = /\\(?:\\|u(d[89a-f][0-9a-f]{2}))/g;
 
 /** The system turns at the front are the `system` of the call; later ones stay where they are. */
 function splitSystem(turns: readonly Turn[]): { systems: Block[]; rest: readonly Turn[] } {
@@ -87,7 +86,7 @@ function choiceOf({ toolChoice: choice, parallelToolCalls }: Draft): Fields | nu
 /** The headers that the body of a draft that has been fitted needs. A version that the client sent itself goes before. */
 export function requestHeaders(draft: Draft): Readonly<Record<string, string>> {
   const samples = draft.temperature !== null || draft.topP !== null || draft.topK !== null;
-  const version = samples ? VERSION_WITH_SAMPLING : VERSION;
+  const version = versionFor(samples);
   if (draft.betas.size === 0) return { "anthropic-version": version };
   return { "anthropic-version": version, "anthropic-beta": [...draft.betas].sort().join(",") };
 }

@@ -15,7 +15,7 @@ import { mergeTurns, placeSystem } from "./turns.ts";
 
 /** What lets a request with thinking of another prefix pass: such blocks are left out upstream, in place of a 400. */
 export const BINDING_BETA = "thinking-binding-controls-2026-08-01";
-const DROP_BLOCK = { prefix_mismatch_behavior: "drop_block" } as const;
+export const DROP_BLOCK = { prefix_mismatch_behavior: "drop_block" } as const;
 
 /**
  * An assistant's turn as it was said, by which model, and in which organization's account if that is known. Tools have the
