@@ -77,4 +77,7 @@ export type AuditRecord = {
   readonly agent_id: string | null;
   readonly parent_agent_id: string | null;
   readonly client: string | null;
+  /** The conversation that the call is about, and the turn that it was made for. */
+  readonly conversation_id: string | null;
+  readonly turn_id: string | null;
 };

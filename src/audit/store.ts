@@ -47,6 +47,8 @@ const COLUMNS: Readonly<Record<keyof AuditRecord, Missing>> = {
   attempts: 0,
   cache: "null",
   replayed: 0,
+  conversation_id: "null",
+  turn_id: "null",
 };
 export const AUDIT_COLUMNS = Object.keys(COLUMNS) as (keyof AuditRecord)[];
 
@@ -83,6 +85,7 @@ export type AuditFilter = {
   readonly denial?: Denial;
   readonly route?: string;
   readonly session?: string;
+  readonly conversation?: string;
   /** Milliseconds since the epoch, inclusive. */
   readonly from?: number;
   /** Milliseconds since the epoch, exclusive. */
@@ -132,6 +135,7 @@ const searched = (filter: AuditFilter): Term[] => [
   ["denial = ?", filter.denial],
   ["route = ?", filter.route],
   ["session_id = ?", filter.session],
+  ["conversation_id = ?", filter.conversation],
 ];
 
 /** Below every request id of this moment or a later one. */

@@ -2,7 +2,7 @@
  * Who is calling: a credential becomes the policy of a live key, or one and the same refusal for every reason. Form
  * and tag are checked first, so a forged key costs two hashes and asks nobody.
  */
-import type { AppContext } from "../context.ts";
+import type { AppContext, LogFacts } from "../context.ts";
 import { type ParsedKey, parseKey } from "../identity/api-key.ts";
 import { readCredential } from "../identity/credential.ts";
 import { type KeyPolicy, secretIsLive } from "../identity/key-record.ts";
@@ -37,34 +37,50 @@ export const LEDGER_AWAY = {
 export type Caller = {
   readonly policy: KeyPolicy;
   readonly access: Access;
-  /** Of the key's secrets the one that was shown. */
-  readonly secretSha256: string;
+  /** Of the key's secrets the one that was shown; null: none was, and the key itself is what counts. */
+  readonly secretSha256: string | null;
 };
 
-export async function authenticate(c: AppContext): Promise<Result<Caller, Failure>> {
-  const { settings, log, startedAt, headers } = c.var.call;
-  const credential = readCredential(headers);
+export function authenticate(c: AppContext): Promise<Result<Caller, Failure>> {
+  const credential = readCredential(c.var.call.headers);
+  const key = credential === null ? undefined : verified.get(credential);
+  return key ? callerAtDoor(c, key) : verify(c, credential);
+}
+
+async function verify(c: AppContext, credential: string | null): Promise<Result<Caller, Failure>> {
   if (credential === null) return err({ kind: "unauthenticated" });
-  let key = verified.get(credential);
-  if (!key) {
-    const parsed = await parseKey(settings.keyTagSecrets, credential);
-    if (!parsed) return err({ kind: "unauthenticated" });
-    key = parsed;
-    if (verified.size >= MAX_VERIFIED) verified.clear();
-    verified.set(credential, key);
-  }
-  const access = accessFor(c.env, c.executionCtx, settings.ledgerDeadlineMs);
-  for (const maxAgeMs of [LEASE_MS, RECHECK_MS]) {
-    let policy = await leaseBook.policyOf(key.id, access, maxAgeMs);
+  const key = await parseKey(c.var.call.settings.keyTagSecrets, credential);
+  if (!key) return err({ kind: "unauthenticated" });
+  if (verified.size >= MAX_VERIFIED) verified.clear();
+  verified.set(credential, key);
+  return callerAtDoor(c, key);
+}
+
+function callerAtDoor(c: AppContext, key: ParsedKey): Promise<Result<Caller, Failure>> {
+  const { settings, log, startedAt } = c.var.call;
+  return callerOf(key, startedAt, log, c.env.DB, accessFor(c.env, c.executionCtx, settings.ledgerDeadlineMs));
+}
+
+/** Whose key this is, if it is live; what is known of it is at most `maxAgeMs` old, as far as anybody can be asked. */
+export async function callerOf(
+  { id, secretSha256 }: Pick<ParsedKey, "id"> & Pick<Caller, "secretSha256">,
+  at: number,
+  log: LogFacts,
+  db: D1Database,
+  access: Access,
+  maxAgeMs = LEASE_MS,
+): Promise<Result<Caller, Failure>> {
+  for (const ageMs of [maxAgeMs, RECHECK_MS]) {
+    let policy = await leaseBook.policyOf(id, access, ageMs);
     if (policy === "unreachable") {
-      const known = await knownPolicy(c.env.DB, key.id);
+      const known = await knownPolicy(db, id);
       if (!known) return err(LEDGER_AWAY);
       policy = known;
     }
     if (policy === "unknown") break;
-    if (!secretIsLive(policy, key.secretSha256, startedAt)) continue;
-    log.key_id = key.id;
-    return ok({ policy, access, secretSha256: key.secretSha256 });
+    if (!secretIsLive(policy, secretSha256, at)) continue;
+    log.key_id = id;
+    return ok({ policy, access, secretSha256 });
   }
   return err({ kind: "unauthenticated" });
 }

@@ -61,6 +61,9 @@ export type ForwardOptions = {
   readonly drain?: () => (() => void) | null;
   /** Asked while a stream runs: false cuts it. */
   readonly mayGoOn?: () => Promise<boolean>;
+  /** As `StreamOptions` has them. */
+  readonly keepAliveMs?: number;
+  readonly readerIsOurs?: boolean;
 };
 
 export type WholeAnswer = { readonly status: number; readonly text: string; readonly upstream: string };
@@ -105,6 +108,8 @@ export async function forward(
           clientLeft: () => leaver.clientLeft(),
           clientGone: () => signal.aborted,
           ...(options.mayGoOn ? { mayGoOn: options.mayGoOn } : {}),
+          ...(options.keepAliveMs === undefined ? {} : { keepAliveMs: options.keepAliveMs }),
+          ...(options.readerIsOurs ? { readerIsOurs: true } : {}),
         });
       }
       if (options.flow && response.ok && response.body) {

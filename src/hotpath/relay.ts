@@ -4,12 +4,11 @@
  */
 import { idempotencyOf, type Sent } from "../answers/idempotency.ts";
 import { type Turn, takeTurn } from "../answers/turn.ts";
-import type { Denial } from "../audit/record.ts";
 import { discard, readJsonBytes } from "../body.ts";
 import { sharedAnswer } from "../cache/shared-answer.ts";
 import { CACHE_HEADER } from "../cache/wish.ts";
 import type { AppContext, Handler } from "../context.ts";
-import { mayUseModel, type Scope, secretIsLive, timeoutsFor } from "../identity/key-record.ts";
+import { mayUseModel, type Scope, timeoutsFor } from "../identity/key-record.ts";
 import type { NeedFor } from "../ledger/lease-book.ts";
 import type { Duty } from "../ownership/duty.ts";
 import { ownedUpstream } from "../ownership/store.ts";
@@ -17,15 +16,14 @@ import { err, ok, type Result } from "../result.ts";
 import type { Wanted } from "../upstream/pool.ts";
 import { deniedHeaders, type HeaderFields, limitHeaders, tightest } from "../wire/anthropic/limit-headers.ts";
 import { type RequestFacts, readRequestFacts } from "../wire/anthropic/request.ts";
-import { describeFailure, type Failure } from "../wire/errors.ts";
+import type { Failure } from "../wire/errors.ts";
 import { upstreamRequestHeaders } from "../wire/headers.ts";
-import { authenticate, type Caller, LEDGER_AWAY } from "./authenticate.ts";
+import { aboutHolder, admit, billedNeed, needsOneRequest, settleFailed, wantedFor } from "./admit.ts";
+import { authenticate, type Caller } from "./authenticate.ts";
 import { type Dialect, NATIVE, NO_HEADERS, type Translated } from "./dialect.ts";
 import { forwardToDrain } from "./drain.ts";
 import { CLIENT_GONE_STATUS, type Forwarding, type ForwardOptions, forward, type Unanswered } from "./forward.ts";
 import { clock, leaseBook, whileLive } from "./leases.ts";
-import { guess, JUST_A_REQUEST, needOf } from "./need.ts";
-import { priceTable } from "./price-table.ts";
 import type { Answered } from "./remote.ts";
 import { type CallRecord, openRecord } from "./settle.ts";
 
@@ -72,7 +70,9 @@ export type Prepared = {
     }
   | {
       /** Answers an admitted call, and settles it if it does. */
-      readonly answer: () => Promise<Result<Response, Failure>>;
+      readonly answer: () => Promise<Result<Response, Failure | "client gone">>;
+      /** The call itself takes nothing: what it begins is admitted where it is done. */
+      readonly free?: boolean;
     }
 );
 
@@ -112,10 +112,13 @@ async function answerTo(call: Relay): Promise<Result<Response, NoAnswer>> {
   const checked = await check(call);
   if (!checked.ok) return checked;
   const { forwarding, needFor, prepared, sent = forwarding } = checked.value;
+  if (!forwarding && prepared.free) return prepared.answer();
   const turn = forwarding && sent ? await turnOf(call, forwarding, sent) : ok(null);
   if (!turn.ok) return turn;
   // What is made for another call, or was, is paid for by that one.
-  const denied = await admit(call, turn.value?.attached ? needsOneRequest : needFor);
+  const { queueWaitMs } = call.c.var.call.settings;
+  const need = turn.value?.attached ? needsOneRequest : needFor;
+  const denied = await admit(call.caller, call.record, need, queueWaitMs, call.c.req.raw.signal);
   if (denied) {
     turn.value?.release();
     return err(denied);
@@ -142,8 +145,7 @@ function refuse({ c, caller, record, dialect }: Relay, why: NoAnswer): Response 
     return new Response(null, { status: CLIENT_GONE_STATUS });
   }
   const { failure, headers } = "kind" in why ? { failure: why, headers: {} } : why;
-  const { status, type } = describeFailure(failure);
-  record.settle({ status, outcome: "error", errorType: type, denial: denialOf(failure) });
+  const status = settleFailed(record, failure);
   // An upload is refused before it is read, and whoever still sends it would meet a closed connection instead.
   caller.access.background(discard(c.req.raw).catch(() => {}));
   return dialect.fail(c, failure, { ...ownHeaders(caller, status), ...cacheHeader(record), ...headers });
@@ -160,8 +162,6 @@ type Checked = {
   | { readonly forwarding: Forwarding; readonly prepared: PreparedForwarding | null }
   | { readonly forwarding: null; readonly prepared: Exclude<Prepared, PreparedForwarding> }
 );
-
-const needsOneRequest: NeedFor = () => JUST_A_REQUEST;
 
 /** Checks a call and reads its body. Nothing is reserved for it yet. */
 async function check(call: Relay): Promise<Result<Checked, Failure>> {
@@ -186,12 +186,9 @@ async function check(call: Relay): Promise<Result<Checked, Failure>> {
   if (!asked.ok) return asked;
   const { sent, translated, facts, pinned, needFor } = asked.value;
   const { body, headers, conversation } = translated;
-  const { model, userId } = facts;
-  const thoughtsOf = facts.bound ? translated.thoughtsOf : undefined;
-  const bound = facts.bound && thoughtsOf === undefined;
-  const wanted = { model, bound, pinned, ...(thoughtsOf === undefined ? {} : { thoughtsOf }) };
+  const wanted = wantedFor(facts, pinned, translated.thoughtsOf);
   const target = path.value + (call.dialect.ownQuery ? "" : query);
-  const forwarding = forwardingOf(call, target, body, wanted, conversation ?? userId);
+  const forwarding = forwardingOf(call, target, body, wanted, conversation ?? facts.userId);
   return ok({
     needFor,
     forwarding: headers === NO_HEADERS ? forwarding : { ...forwarding, headers: { ...forwarding.headers, ...headers } },
@@ -258,22 +255,8 @@ async function readMessages(call: Relay): Promise<Result<Messages, Failure>> {
   if (!mayUseModel(policy, model)) return err({ kind: "model_not_allowed", model });
   const holder = await ownedUpstream(c.env.DB, policy.workspace, fileIds);
   if (!holder.ok) return holder;
-  const needFor = route.billed ? billedNeed(call, facts.value) : needsOneRequest;
+  const needFor = route.billed ? billedNeed(caller, record, facts.value, c.env.DB) : needsOneRequest;
   return ok({ sent: sent.value, translated: translated.value, facts: facts.value, pinned: holder.value, needFor });
-}
-
-/** What a call needs whose answer costs tokens: as much as is usual for its key, at today's prices. */
-function billedNeed({ c, caller: { policy, access }, record }: Relay, asked: RequestFacts): NeedFor {
-  const { startedAt } = c.var.call;
-  const { usual } = leaseBook.key(policy.id);
-  const prices = priceTable.current();
-  const refresh = priceTable.refreshIfDue(c.env.DB);
-  if (refresh) access.background(refresh);
-  const guessed = guess(asked, usual, prices, startedAt);
-  record.facts.stream = asked.stream;
-  record.facts.maxTokens = asked.maxTokens;
-  record.facts.guess = guessed;
-  return (rules) => needOf(rules, asked, guessed, usual, prices, startedAt);
 }
 
 /**
@@ -303,40 +286,6 @@ async function turnOf(
   return turn;
 }
 
-/** Has a call admitted, when it is its turn; from then on the record holds what was reserved for it. Else why not. */
-async function admit(
-  { c, caller: { policy, access, secretSha256 }, record }: Relay,
-  needFor: NeedFor,
-): Promise<Failure | "client gone" | null> {
-  const { modelRequested } = record.facts;
-  const asked = clock.now();
-  const admission = await leaseBook.admit(policy, needFor, access, {
-    forMs: c.var.call.settings.queueWaitMs,
-    signal: c.req.raw.signal,
-    refused(now) {
-      if (!secretIsLive(now, secretSha256, clock.now())) return { kind: "unauthenticated" };
-      return modelRequested === null || mayUseModel(now, modelRequested)
-        ? null
-        : { kind: "model_not_allowed", model: modelRequested };
-    },
-  });
-  record.facts.ledgerMs = clock.now() - asked;
-  switch (admission.kind) {
-    case "admitted":
-      record.facts.admission = admission.reservation.by;
-      record.hold(admission.reservation);
-      return null;
-    case "denied":
-      return admission.failure;
-    case "left":
-      return "client gone";
-    case "unknown":
-      return { kind: "unauthenticated" };
-    case "unreachable":
-      return LEDGER_AWAY;
-  }
-}
-
 /** Has an admitted call answered, and what was prepared for it told how that went. */
 async function forwarded(
   call: Relay,
@@ -354,7 +303,7 @@ async function forwarded(
   }
   const { failure, headers } = answer.error;
   const told = (await prepared?.unanswered?.(failure)) ?? failure;
-  return err({ failure: aboutHolder(told, forwarding), headers });
+  return err({ failure: aboutHolder(told, forwarding.wanted), headers });
 }
 
 /** To where the answer is made: for others too, where it can outlive the client, or else here. */
@@ -381,11 +330,6 @@ function send(
     : here();
 }
 
-/** That the only upstream which can answer is not in the pool says more than that there is none. */
-function aboutHolder(failure: Failure, { wanted: { pinned } }: Forwarding): Failure {
-  return failure.kind === "no_upstream" && pinned !== null ? { kind: "holder_removed", upstream: pinned } : failure;
-}
-
 /** What the response cache did, where it was spoken of. */
 function cacheHeader({ cache }: CallRecord): HeaderFields {
   return cache === null ? {} : { [CACHE_HEADER]: cache };
@@ -398,22 +342,6 @@ function ownHeaders({ policy }: Caller, status: number): HeaderFields {
   if (!key) return {};
   const state = tightest(key, leaseBook.workspace(policy.workspace).standing(now));
   return status === 429 ? deniedHeaders(state, now) : limitHeaders(state, now);
-}
-
-function denialOf(failure: Failure): Denial | null {
-  switch (failure.kind) {
-    case "rate_limited":
-    case "exceeds_bucket":
-      // An account of the gateway's own is no limit of the caller's.
-      if (failure.scope === "upstream") return null;
-      return failure.scope === "workspace" ? `workspace_${failure.limit}` : failure.limit;
-    case "over_budget":
-      return failure.scope === "workspace" ? "workspace_budget" : "budget";
-    case "unavailable":
-      return failure.what === LEDGER_AWAY.what ? "ledger" : null;
-    default:
-      return null;
-  }
 }
 
 /** The query as the client wrote it, `?` included. */

@@ -4,7 +4,7 @@
  */
 import type { AuditRecord, Denial, Outcome } from "../audit/record.ts";
 import { CallTimer } from "../call-timer.ts";
-import type { AppContext, LogFacts } from "../context.ts";
+import type { AppContext, Call, LogFacts } from "../context.ts";
 import type { KeyPolicy } from "../identity/key-record.ts";
 import {
   type Access,
@@ -45,11 +45,18 @@ export type CallFacts = {
   guess: Guess | null;
   admission: AuditRecord["admission"];
   ledgerMs: number | null;
+  /** What it was made for, or is about. Left out: no conversation. */
+  conversationId?: string;
+  turnId?: string;
 };
 
-function factsOf(c: AppContext, policy: KeyPolicy, route: string, dialect: AuditRecord["dialect"]): CallFacts {
-  const { requestId, traceId, startedAt, headers } = c.var.call;
-  const { method } = c.req.raw;
+function factsOf(
+  { requestId, traceId, startedAt, headers }: Call,
+  method: string,
+  policy: KeyPolicy,
+  route: string,
+  dialect: AuditRecord["dialect"],
+): CallFacts {
   const header = (name: string): string | null => headers.get(name)?.slice(0, MAX_HEADER_CHARS) ?? null;
   return {
     requestId,
@@ -82,6 +89,9 @@ export type Ending = {
   readonly drained?: boolean;
 };
 
+/** What an ended call has come to. */
+export type Settled = { readonly ending: Ending; readonly facts: AnswerFacts; readonly microUsd: number };
+
 /** Where the end of a call is told. */
 export type Surroundings = {
   readonly access: Access;
@@ -102,6 +112,8 @@ export class CallRecord {
   firstByteAt: number | null = null;
   /** Sees the call's end before it is settled, and may say it otherwise. */
   onEnd: ((ending: Ending) => Ending) | null = null;
+  /** Told what was booked, once all that the call held here has been given back; the ledgers hear of it a moment later. */
+  onSettled: ((settled: Settled) => void) | null = null;
   readonly #around: Surroundings;
   #settled = Promise.withResolvers<unknown>();
   #reservation: Reservation | null = null;
@@ -184,10 +196,9 @@ export class CallRecord {
     const used = { inputTokens: countedInput(usage), outputTokens: usage.outputTokens, microUsd, learned };
     const record = JSON.stringify(this.#record(ending, answer, microUsd, durationMs));
     const line = recordLine(facts.traceId, log, ending.status, record);
-    await Promise.all([
-      leaseBook.settle(facts.keyId, held, used, record, access),
-      writeLine(line, logJoinMs, clock.wait),
-    ]);
+    const told = leaseBook.settle(facts.keyId, held, used, record, access);
+    this.onSettled?.({ ending, facts: answer, microUsd });
+    await Promise.all([told, writeLine(line, logJoinMs, clock.wait)]);
   }
 
   #release(): Reservation | null {
@@ -248,6 +259,8 @@ export class CallRecord {
       agent_id: facts.agentId ?? undefined,
       parent_agent_id: facts.parentAgentId ?? undefined,
       client: facts.client ?? undefined,
+      conversation_id: facts.conversationId,
+      turn_id: facts.turnId,
     };
   }
 }
@@ -260,10 +273,23 @@ export function openRecord(
   route: string,
   dialect: AuditRecord["dialect"] = "anthropic",
 ): CallRecord {
-  const { log, settings } = c.var.call;
+  return recordOf(c.var.call, c.req.raw.method, c.env.DB, policy, access, route, dialect);
+}
+
+/** The same of a call that need not have come to the door. */
+export function recordOf(
+  call: Call,
+  method: string,
+  db: D1Database,
+  policy: KeyPolicy,
+  access: Access,
+  route: string,
+  dialect: AuditRecord["dialect"],
+): CallRecord {
+  const { log, settings } = call;
   log.settles = true;
-  const facts = factsOf(c, policy, route, dialect);
-  return new CallRecord(facts, { access, db: c.env.DB, log, logJoinMs: settings.logJoinMs });
+  const facts = factsOf(call, method, policy, route, dialect);
+  return new CallRecord(facts, { access, db, log, logJoinMs: settings.logJoinMs });
 }
 
 type Always =

@@ -81,6 +81,8 @@ export type StreamOptions = {
   readonly mayGoOn?: () => Promise<boolean>;
   /** Silence before a ping of our own, ms; left out: `KEEP_ALIVE_AFTER_MS`. */
   readonly keepAliveMs?: number;
+  /** Read by a part of the gateway: once `clientGone` says so it may read no more, and yet leave the stream open. */
+  readonly readerIsOurs?: boolean;
 };
 
 export type StreamEnd = { readonly outcome: Outcome; readonly facts: AnswerFacts; readonly errorType: string | null };
@@ -214,10 +216,9 @@ async function watch(
   while (!flow && !options.clientGone()) await within(flowed, WAIT_FOR_CLIENT_MS);
   const complete = meter.finished || meter.failed;
   const wire = describeFailure(failure ?? { kind: "upstream_cut" });
-  const clientStayed = await endClientStream(
-    relay,
-    complete ? null : errorEvent(errorBody(wire.type, wire.message, requestId), meter.insideEvent),
-  );
+  const last = complete ? null : errorEvent(errorBody(wire.type, wire.message, requestId), meter.insideEvent);
+  const clientStayed =
+    options.readerIsOurs && options.clientGone() ? breakOff(relay) : await endClientStream(relay, last);
   const { facts } = meter;
   if (meter.failed) return { outcome: "error", facts, errorType: facts.errorType };
   if (meter.finished) return { outcome: "complete", facts, errorType: null };
@@ -389,6 +390,12 @@ export async function endClientStream(stream: WritableStream<Uint8Array>, last: 
   }
 }
 
+/** Ends the stream of a reader that may not be reading, so that nothing waits for it. */
+function breakOff(stream: WritableStream<Uint8Array>): false {
+  void stream.abort(new Error("The call was stopped.")).catch(ignoreTeardown);
+  return false;
+}
+
 /** Reads the meter's branch, one piece at a time; a read that was given up on is still the next one to be awaited. */
 class Look {
   readonly #reader: ReadableStreamBYOBReader;
@@ -448,5 +455,5 @@ async function within<T>(promise: Promise<T>, limitMs: number): Promise<T | "lat
   }
 }
 
-/** Cancelling a branch whose source has broken rejects with that break, which is known already. */
+/** Tearing down a stream rejects where it has broken, or is still being written to, which is known already. */
 function ignoreTeardown(): void {}

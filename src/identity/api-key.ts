@@ -60,13 +60,18 @@ export function constantTimeEqual(a: string, b: string): boolean {
   return left.length === right.length && crypto.subtle.timingSafeEqual(left, right);
 }
 
-async function tagOf(tagSecret: string, id: string, secret: string): Promise<string> {
+function tagOf(tagSecret: string, id: string, secret: string): Promise<string> {
+  return keyedTag(tagSecret, `${id}-${secret}`);
+}
+
+/** Tells that a text is of our making: HMAC-SHA-256 under a secret, 80 bits of it. Different kinds of text differ in form. */
+export async function keyedTag(tagSecret: string, text: string): Promise<string> {
   let signer = signers.get(tagSecret);
   if (!signer) {
     const algorithm = { name: "HMAC", hash: "SHA-256" };
     signer = await crypto.subtle.importKey("raw", encoder.encode(tagSecret), algorithm, false, ["sign"]);
     signers.set(tagSecret, signer);
   }
-  const mac = new Uint8Array(await crypto.subtle.sign("HMAC", signer, encoder.encode(`${id}-${secret}`)));
+  const mac = new Uint8Array(await crypto.subtle.sign("HMAC", signer, encoder.encode(text)));
   return base32(mac.subarray(0, TAG_CHARS));
 }

@@ -9,8 +9,14 @@ const BEARER = "bearer ";
  */
 const CLAUDE_CODE_PARTS = "sluice.eyJhdWQiOiJjbGF1ZGUtZ2F0ZXdheSJ9.";
 
-/** The credential, or null when there is none, a malformed one, or two different ones. */
-export function readCredential(headers: { get(name: string): string | null | undefined }): string | null {
+/**
+ * The credential, or null when there is none, a malformed one, or two different ones. `elsewhere`: where else it was shown,
+ * a WebSocket's subprotocols.
+ */
+export function readCredential(
+  headers: { get(name: string): string | null | undefined },
+  elsewhere: readonly string[] = [],
+): string | null {
   let found: string | null = null;
   const authorization = headers.get("authorization") ?? null;
   if (authorization !== null) {
@@ -18,8 +24,7 @@ export function readCredential(headers: { get(name: string): string | null | und
     found = authorization.slice(BEARER.length);
     if (found.startsWith(CLAUDE_CODE_PARTS)) found = found.slice(CLAUDE_CODE_PARTS.length);
   }
-  for (const name of ["x-api-key", "api-key"]) {
-    const value = headers.get(name) ?? null;
+  for (const value of [headers.get("x-api-key") ?? null, headers.get("api-key") ?? null, ...elsewhere]) {
     if (value === null) continue;
     if (found !== null && found !== value) return null;
     found = value;

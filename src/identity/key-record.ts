@@ -180,10 +180,14 @@ export function mayUseModel(policy: KeyPolicy, model: string): boolean {
   );
 }
 
-/** Whether this secret opens the key at this moment: key neither revoked nor expired, secret known and not run out. */
-export function secretIsLive(policy: KeyPolicy, sha256: string, now: number): boolean {
+/**
+ * Whether this secret opens the key at this moment: key neither revoked nor expired, secret known and not run out. Null:
+ * no secret is asked for, since one has been looked at before; the key itself must be live.
+ */
+export function secretIsLive(policy: KeyPolicy, sha256: string | null, now: number): boolean {
   if (policy.revoked_at !== null) return false;
   if (policy.expires_at !== null && policy.expires_at <= now) return false;
+  if (sha256 === null) return true;
   // Hashes of 160 random bits: how long this comparison takes tells nothing that could be used.
   return policy.secrets.some(
     (secret) => secret.sha256 === sha256 && (secret.expires_at === null || secret.expires_at > now),

@@ -15,7 +15,7 @@ export const NO_MODEL = "none";
 /** The one route whose calls are counted by model. Tokens and money are, whatever their route. */
 export const MODEL_ROUTE = "/v1/messages";
 /** Groups of routes that share a word. */
-const GROUPS = ["/v1/messages/batches", "/v1/files", "/v1/responses"];
+const GROUPS = ["/v1/messages/batches", "/v1/files", "/v1/responses", "/v1/conversations"];
 /** The routes that leave audit records. */
 const ROUTES = [
   MODEL_ROUTE,
@@ -24,6 +24,7 @@ const ROUTES = [
   "/v1/models",
   "/v1/models/:id",
   "/v1/key",
+  "/v1/conversations/:id/turn",
   ...GROUPS,
 ];
 
@@ -118,7 +119,8 @@ export const VOCABULARY = {
 } as const satisfies Record<string, readonly string[]>;
 
 export function routeLabel(route: unknown): string {
-  return GROUPS.find((group) => typeof route === "string" && route.startsWith(`${group}/`)) ?? known(ROUTES, route);
+  if (typeof route !== "string" || ROUTES.includes(route)) return known(ROUTES, route);
+  return GROUPS.find((group) => route.startsWith(`${group}/`)) ?? OTHER;
 }
 
 /** A dated id is its undated model, and so is the latest of it. */

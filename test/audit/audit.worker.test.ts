@@ -210,6 +210,7 @@ describe("GET /admin/audit", () => {
   it("filters by each field, and by several at once", async () => {
     const key = newId("key", NOON);
     const workspace = "ws_filter";
+    const conversation = `${newId("conv", NOON)}0123456789abcdef`;
     const odd: Partial<AuditRecord>[] = [
       { key_id: key },
       { model_requested: "alias-x", model: "claude-x" },
@@ -219,6 +220,7 @@ describe("GET /admin/audit", () => {
       { session_id: "session 1" },
       { denial: "workspace_budget", status: 429, outcome: "error", admission: null },
       { outcome: "unreported", requests: -3, drained: 1 },
+      { conversation_id: conversation, turn_id: "turn_1" },
     ];
     const rows = odd.map((changes, i) => auditRecord({ workspace, at: NOON + i, ...changes }));
     await store([...rows, auditRecord({ workspace: "ws_other", key_id: key })]);
@@ -234,9 +236,11 @@ describe("GET /admin/audit", () => {
     expect(await found("outcome=client_gone")).toEqual(one(3));
     expect(await found("route=/v1/models/:id")).toEqual(one(4));
     expect(await found("session=session%201")).toEqual(one(5));
+    expect(await found(`conversation=${conversation}`)).toEqual(one(8));
+    expect(await found(`conversation=${newId("conv", NOON)}0123456789abcdef`)).toEqual([]);
     expect(await found(`key=${key}&status=429`)).toEqual([]);
     expect((await list(`key=${key}`)).data.length).toBe(2);
-    expect((await found("")).length).toBe(8);
+    expect((await found("")).length).toBe(9);
   });
 
   it("takes `from` inclusive and `to` exclusive, to the millisecond and in any time zone", async () => {
@@ -269,6 +273,8 @@ describe("GET /admin/audit", () => {
     ["route=messages", "route"],
     ["route=/v1/%25", "route"],
     [`session=${"s".repeat(201)}`, "session"],
+    ["conversation=conv_1", "conversation"],
+    ["conversation=' UNION SELECT 1--", "conversation"],
     ["from=yesterday", "from"],
     ["to=2026-02-30T00:00:00Z", "to"],
     ["cursor=req_x", "cursor"],
