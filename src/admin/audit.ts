@@ -3,13 +3,15 @@ import type { AuditRecord } from "../audit/record.ts";
 import { AUDIT_COLUMNS, readAudit, walkAudit } from "../audit/store.ts";
 import { type AppContext, fail, json } from "../context.ts";
 import { adminOnly } from "../identity/admin-auth.ts";
+import { between, DEFAULT_PAGE, MAX_PAGE, matches, oneOf, readQuery, time } from "../query.ts";
 import { csvRow } from "./csv.ts";
 import { WORKSPACE } from "./input.ts";
 import { KEY_ID } from "./keys.ts";
-import { between, DEFAULT_PAGE, MAX_PAGE, matches, oneOf, readQuery, time } from "./query.ts";
 import { stored } from "./stored.ts";
 
 const REQUEST_ID = /^req_[0-9a-hjkmnp-tv-z]{26}$/;
+/** Time and chance, and a tag behind them. */
+const CONVERSATION_ID = /^conv_[0-9a-hjkmnp-tv-z]{26}[0-9a-z]{1,64}$/;
 /** Rows fetched at once for an export. */
 const EXPORT_PAGE = 500;
 
@@ -37,6 +39,7 @@ const FILTERS = {
   ),
   route: matches(/^\/[a-z0-9/_:-]{1,100}$/, "a route, such as /v1/messages"),
   session: matches(/^[^\p{Cc}]{1,200}$/u, "a session id"),
+  conversation: matches(CONVERSATION_ID, "a conversation id"),
   from: time,
   to: time,
   cursor: matches(REQUEST_ID, "a cursor from `next_cursor`"),

@@ -16,10 +16,10 @@ import {
 } from "../identity/key-record.ts";
 import { getKey, insertKey, listKeyRecords, markRevoked, policyOf, updateKey } from "../identity/key-store.ts";
 import { emptyMemory } from "../openai/memory.ts";
+import { between, DEFAULT_PAGE, MAX_PAGE, matches, oneOf, page, readQuery } from "../query.ts";
 import { ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
 import { parseChangeKey, parseCreateKey, parseRotateKey, readAdminBody, WORKSPACE } from "./input.ts";
-import { between, DEFAULT_PAGE, MAX_PAGE, matches, oneOf, page, readQuery } from "./query.ts";
 import {
   byLedger,
   CHANGES_NOTHING,

@@ -10,6 +10,7 @@ import { outdatePool } from "../hotpath/upstreams.ts";
 import { adminOnly, reach, unavailable } from "../identity/admin-auth.ts";
 import { ledgerName } from "../ledger/protocol.ts";
 import { upstreamRules } from "../ledger/upstream-rules.ts";
+import { between, DEFAULT_PAGE, MAX_PAGE, matches, oneOf, page, readQuery } from "../query.ts";
 import { parseBaseUrl } from "../upstream/base-url.ts";
 import { openUpstream } from "../upstream/open-upstream.ts";
 import { type Probed, probe } from "../upstream/probe.ts";
@@ -30,7 +31,6 @@ import {
 import type { Failure } from "../wire/errors.ts";
 import { newId } from "../wire/ids.ts";
 import { parseChangeUpstream, parseCreateUpstream, readAdminBody } from "./input.ts";
-import { between, DEFAULT_PAGE, MAX_PAGE, matches, oneOf, page, readQuery } from "./query.ts";
 import { byLedger, CHANGES_NOTHING, change, defined, type RecordKind, rfc3339, stored, withRecord } from "./stored.ts";
 
 const DEFAULT_WEIGHT = 100;

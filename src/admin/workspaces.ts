@@ -15,9 +15,9 @@ import {
   updateWorkspace,
   workspaceLedger,
 } from "../identity/workspace-store.ts";
+import { between, DEFAULT_PAGE, MAX_PAGE, matches, page, readQuery } from "../query.ts";
 import { newId } from "../wire/ids.ts";
 import { parseChangeWorkspace, parseCreateWorkspace, readAdminBody, WORKSPACE } from "./input.ts";
-import { between, DEFAULT_PAGE, MAX_PAGE, matches, page, readQuery } from "./query.ts";
 import {
   byLedger,
   CHANGES_NOTHING,

@@ -11,6 +11,7 @@
  */
 import { DurableObject } from "cloudflare:workers";
 import type { Ledger } from "../ledger/protocol.ts";
+import { inPieces, joinPieces } from "../pieces.ts";
 import {
   type Chain,
   MAX_CHAIN_BYTES,
@@ -28,8 +29,6 @@ import {
   type TurnToRemember,
 } from "./store-protocol.ts";
 
-/** A row may have 2 MB. */
-export const PIECE_BYTES = 1024 * 1024;
 /** The alarm comes no sooner than this after the last one, so that rows that expire one after the other share one. */
 const SWEEP_MS = 3_600_000;
 /** And no later: whether the key is revoked is looked at this often. */
@@ -223,8 +222,7 @@ export class TurnStore extends DurableObject<Env> implements TurnStoreObject {
     this.#makeRoom(bytes, seq);
     this.#sql.exec("UPDATE kept SET bytes = ? WHERE seq = ?", bytes, seq);
     for (const [part, value] of parts.entries()) {
-      for (let at = 0; at < value.byteLength; at += PIECE_BYTES) {
-        const piece = value.slice(at, at + PIECE_BYTES).buffer;
+      for (const [at, piece] of inPieces(value)) {
         this.#sql.exec("INSERT INTO piece (kept, part, nth, bytes) VALUES (?, ?, ?, ?)", seq, part, at, piece);
       }
     }
@@ -285,16 +283,11 @@ export class TurnStore extends DurableObject<Env> implements TurnStoreObject {
   }
 
   #part(seq: number, part: number): Uint8Array {
-    const pieces = this.#sql
-      .exec<{ bytes: ArrayBuffer }>("SELECT bytes FROM piece WHERE kept = ? AND part = ? ORDER BY nth", seq, part)
-      .toArray();
-    const whole = new Uint8Array(pieces.reduce((sum, { bytes }) => sum + bytes.byteLength, 0));
-    let at = 0;
-    for (const { bytes } of pieces) {
-      whole.set(new Uint8Array(bytes), at);
-      at += bytes.byteLength;
-    }
-    return whole;
+    return joinPieces(
+      this.#sql
+        .exec<{ bytes: ArrayBuffer }>("SELECT bytes FROM piece WHERE kept = ? AND part = ? ORDER BY nth", seq, part)
+        .toArray(),
+    );
   }
 
   /** An alarm that is set already stays: it is never more than a day away, and nothing is kept for less. */

@@ -170,6 +170,8 @@ export function auditRecord(changes: Partial<AuditRecord> = {}): AuditRecord {
     agent_id: null,
     parent_agent_id: null,
     client: "claude-cli/2.0",
+    conversation_id: null,
+    turn_id: null,
     ...changes,
   };
 }

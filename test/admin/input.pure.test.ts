@@ -6,12 +6,12 @@ import {
   parseCreateKey,
   parseCreateWorkspace,
   parseRotateKey,
-  parseTime,
 } from "../../src/admin/input.ts";
-import { between, matches, oneOf, page, readQuery, time } from "../../src/admin/query.ts";
 import { mergeLimits, shownBudget } from "../../src/admin/stored.ts";
+import { parseTime } from "../../src/fields.ts";
 import { readCredential } from "../../src/identity/credential.ts";
 import { completePolicy, KEY_DEFAULTS, type KeyLimits, SCOPES } from "../../src/identity/key-record.ts";
+import { between, matches, oneOf, page, readQuery, time } from "../../src/query.ts";
 import type { Result } from "../../src/result.ts";
 import { describeFailure, type Failure } from "../../src/wire/errors.ts";
 

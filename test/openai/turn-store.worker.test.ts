@@ -16,7 +16,8 @@ import {
   THINKING_KEPT_MS,
   type TurnStoreObject,
 } from "../../src/openai/store-protocol.ts";
-import { PIECE_BYTES, type TurnStore } from "../../src/openai/turn-store.ts";
+import type { TurnStore } from "../../src/openai/turn-store.ts";
+import { PIECE_BYTES } from "../../src/pieces.ts";
 import type { Block } from "../../src/wire/openai/draft.ts";
 import { call as control, makeKey } from "../admin/control-plane.ts";
 import { call, messageOf, text, thought } from "../support/drafts.ts";

@@ -1,7 +1,8 @@
 /** Query parameters of lists: known names only, each checked, each problem told with its name. */
-import { err, ok, type Result } from "../result.ts";
-import type { Failure } from "../wire/errors.ts";
-import { parseTime } from "./input.ts";
+
+import { parseTime } from "./fields.ts";
+import { err, ok, type Result } from "./result.ts";
+import type { Failure } from "./wire/errors.ts";
 
 /** Design §4. */
 export const DEFAULT_PAGE = 100;
