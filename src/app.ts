@@ -21,7 +21,19 @@ import {
   purgeWorkspaceCache,
   readWorkspace,
 } from "./admin/workspaces.ts";
+import { consoleFile, toConsole } from "./console-page.ts";
 import { type AppContext, type AppEnv, fail, failureResponse, type Handler, type LogFacts } from "./context.ts";
+import { exportConversation, readEvents, sendMessage } from "./conversations/events-route.ts";
+import {
+  cancelTurn,
+  changeConversation,
+  createConversation,
+  deleteConversation,
+  listConversations,
+  readConversation,
+  readMessages,
+} from "./conversations/routes.ts";
+import { openSocket } from "./conversations/socket-route.ts";
 import { settingsOf } from "./env.ts";
 import { health } from "./health.ts";
 import { clock } from "./hotpath/leases.ts";
@@ -34,6 +46,7 @@ import { failOpenAI } from "./openai/fail.ts";
 import { listModels, readModel } from "./openai/models.ts";
 import { createChatCompletion, createResponse } from "./openai/routes.ts";
 import { storedInput, storedResponse } from "./openai/stored-responses.ts";
+import { originOf, readableBy } from "./origins.ts";
 import { cancelBatch, createBatch, listBatches, oneBatch, readResults } from "./ownership/batches.ts";
 import { downloadFile, listFiles, oneFile, uploadFile } from "./ownership/files.ts";
 import { canonicalPath } from "./route-path.ts";
@@ -63,6 +76,18 @@ const routes: readonly Route[] = [
   ["DELETE", "/v1/files/:id", oneFile],
   ["GET", "/v1/files/:id/content", downloadFile],
   ["GET", "/v1/key", readOwnKey],
+  // Dialogues that the gateway keeps.
+  ["POST", "/v1/conversations", createConversation],
+  ["GET", "/v1/conversations", listConversations],
+  ["GET", "/v1/conversations/:id", readConversation],
+  ["PATCH", "/v1/conversations/:id", changeConversation],
+  ["DELETE", "/v1/conversations/:id", deleteConversation],
+  ["POST", "/v1/conversations/:id/messages", sendMessage],
+  ["GET", "/v1/conversations/:id/messages", readMessages],
+  ["GET", "/v1/conversations/:id/events", readEvents],
+  ["POST", "/v1/conversations/:id/cancel", cancelTurn],
+  ["GET", "/v1/conversations/:id/socket", openSocket],
+  ["GET", "/v1/conversations/:id/export", exportConversation],
   // The same in OpenAI's words.
   ["POST", "/v1/chat/completions", createChatCompletion],
   ["POST", "/v1/responses", createResponse],
@@ -72,6 +97,10 @@ const routes: readonly Route[] = [
   // Open to everyone.
   ["GET", "/api/hello", () => new Response(null)],
   ["GET", "/health", health],
+  ["GET", "/", toConsole],
+  ["GET", "/console", toConsole],
+  ["GET", "/console/", consoleFile],
+  ["GET", "/console/:file", consoleFile],
   // The control plane.
   ["GET", "/metrics", readMetrics],
   ["POST", "/admin/keys", createKey],
@@ -108,14 +137,15 @@ export const app = new Hono<AppEnv>({ getPath: (request) => canonicalPath(reques
 type Manners = {
   /** In whose shape a failure is told. */
   readonly fail: typeof fail;
-  /** A page of any origin may ask. */
-  readonly open: boolean;
+  /** Which pages may ask: those of any origin, those of `ALLOWED_ORIGINS`, or none. */
+  readonly pages: "any" | "listed" | "none";
 };
 
 /** Lists of models are both dialects' own, and what a browser asks for to see whether a key works. */
 function mannersOf(path: string): Manners {
-  const openAI = openAIRoot(path) !== null;
-  return { fail: openAI ? failOpenAI : fail, open: openAI || /^\/v1\/models(?:\/|$)/.test(path) };
+  if (openAIRoot(path) !== null) return { fail: failOpenAI, pages: "any" };
+  if (/^\/v1\/models(?:\/|$)/.test(path)) return { fail, pages: "any" };
+  return { fail, pages: /^\/v1\/conversations(?:\/|$)/.test(path) ? "listed" : "none" };
 }
 
 /** What comes before and after every handler. The handler is Hono's only one for its path, which is its short way. */
@@ -128,7 +158,7 @@ async function arrive(c: AppContext, route: string | null, handle: Handler, mann
       JSON.stringify({ level: "error", msg: "misconfigured", request_id: requestId, error: settings.error }),
     );
     const refused = failureResponse({ kind: "misconfigured", message: settings.error }, requestId);
-    return manners.open ? readableAnywhere(refused, requestId) : refused;
+    return manners.pages === "any" ? readableAnywhere(refused, requestId) : refused;
   }
   const headers = new Map<string, string>();
   c.req.raw.headers.forEach((value, name) => {
@@ -138,13 +168,27 @@ async function arrive(c: AppContext, route: string | null, handle: Handler, mann
   const log: LogFacts = route === null ? {} : { route };
   c.set("call", { requestId, startedAt: now, traceId, settings: settings.value, headers, log });
   const response = await answer(c, handle, manners);
-  if (manners.open) readableAnywhere(response, requestId);
+  readableTo(c, response, manners);
   if (!log.settles) {
     const { method } = c.req.raw;
     const line = requestLine({ ...c.var.call, method }, response.status, clock.now() - now);
     c.executionCtx.waitUntil(writeLine(line, settings.value.logJoinMs, clock.wait));
   }
   return response;
+}
+
+function readableTo(c: AppContext, response: Response, { pages }: Manners): void {
+  const { requestId } = c.var.call;
+  if (pages === "any") readableAnywhere(response, requestId);
+  // A socket is nobody's to read but whose it is.
+  else if (pages === "listed" && response.status !== 101) readableBy(response, listedOrigin(c));
+}
+
+/** Null: no page asks, or one that may not. */
+function listedOrigin(c: AppContext): string | null {
+  const { headers, settings } = c.var.call;
+  const origin = originOf(headers, c.req.url, settings.allowedOrigins);
+  return origin === "refused" ? null : origin.allowed;
 }
 
 async function answer(c: AppContext, handle: Handler, manners: Manners): Promise<Response> {
@@ -174,8 +218,9 @@ app.notFound((c) => {
   const here = patterns.filter(({ pattern }) => pattern.test(path));
   const allow = here.flatMap(({ methods }) => methods);
   const manners = mannersOf(path);
+  const mayAsk = (): boolean => manners.pages === "any" || (manners.pages === "listed" && listedOrigin(c) !== null);
   const handle = (): Response =>
-    manners.open && method === "OPTIONS"
+    method === "OPTIONS" && mayAsk()
       ? preflight(allow, c.var.call.headers.get("access-control-request-headers"))
       : manners.fail(c, allow.length > 0 ? { kind: "method_not_allowed", allow } : nothingAt(path));
   return arrive(c, here[0]?.path ?? null, handle, manners);

@@ -1,6 +1,7 @@
 /** Bindings are typed by `wrangler types`; this file reads the settings among them, once per isolate. */
 import type { Aliases } from "./identity/key-record.ts";
 import { readModelAliases } from "./openai/aliases.ts";
+import { readOrigins } from "./origins.ts";
 import { err, ok, type Result } from "./result.ts";
 import { type BaseUrlRules, readHosts } from "./upstream/base-url.ts";
 import { type MasterKey, readMasterKeys } from "./upstream/sealing.ts";
@@ -48,6 +49,8 @@ export type Settings = {
   readonly logJoinMs: number;
   /** Audit rows older than this are deleted; null: they are kept for ever. */
   readonly auditRetentionDays: number | null;
+  /** Whose pages may use conversations from a browser, beside the gateway's own. */
+  readonly allowedOrigins: ReadonlySet<string>;
 };
 
 type Source = Readonly<Record<string, unknown>>;
@@ -104,6 +107,8 @@ export function readSettings(source: Source): Result<Settings, string> {
   }
   const modelAliases = readModelAliases(text("MODEL_ALIASES"));
   if (!modelAliases.ok) return modelAliases;
+  const origins = readOrigins(text("ALLOWED_ORIGINS"));
+  if (!origins.ok) return origins;
   const previous = text("KEY_TAG_SECRET_PREVIOUS");
   return ok({
     upstreamUrl,
@@ -126,6 +131,7 @@ export function readSettings(source: Source): Result<Settings, string> {
     modelAliases: modelAliases.value,
     logJoinMs,
     auditRetentionDays: days === "" ? null : Number(days),
+    allowedOrigins: origins.value,
   });
 }
 

@@ -4,6 +4,7 @@ import { enforceRetention } from "./audit/retention.ts";
 import { keepPool } from "./upstream/reseal.ts";
 
 export { Answer } from "./answers/answer.ts";
+export { Conversation } from "./conversations/conversation.ts";
 export { Drain } from "./hotpath/drain.ts";
 export { KeyLedger } from "./ledger/key-ledger.ts";
 export { Metrics } from "./metrics/metrics.ts";

@@ -3,7 +3,7 @@
 import { OPENAI_SEGMENTS } from "./wire/openai/endpoints.ts";
 
 /** First segments that live under `/v1`. */
-const WIRE_SEGMENTS = new Set(["messages", "models", "files", ...OPENAI_SEGMENTS]);
+const WIRE_SEGMENTS = new Set(["messages", "models", "files", "conversations", ...OPENAI_SEGMENTS]);
 
 /**
  * The path to route by, taken from the address as it was sent: nothing is decoded and nothing like `..` is resolved,

@@ -1,0 +1,138 @@
+/** What every route of conversations begins with: the caller's right, whose conversation it is, and the way to it. */
+import { readJsonBytes } from "../body.ts";
+import { type AppContext, type Handler, json } from "../context.ts";
+import type { Caller } from "../hotpath/authenticate.ts";
+import type { Dialect } from "../hotpath/dialect.ts";
+import { type Prepared, relayed } from "../hotpath/relay.ts";
+import type { CallRecord } from "../hotpath/settle.ts";
+import { mayUseModel } from "../identity/key-record.ts";
+import { err, ok, type Result } from "../result.ts";
+import type { Failure } from "../wire/errors.ts";
+import { scanJson } from "../wire/json-scan.ts";
+import { checkConversationId, NO_SUCH_CONVERSATION } from "./ids.ts";
+import { type Remote, remoteOf } from "./object.ts";
+import type { Sender } from "./protocol.ts";
+import { isListed } from "./registry.ts";
+
+/** Largest body, and largest frame of a socket. */
+export const MAX_BODY_BYTES = 8 * 1024 * 1024;
+/** Longest text taken from a header. */
+const MAX_CLIENT_CHARS = 200;
+
+/** A call whose caller is known and may use conversations. */
+export type Asked = {
+  readonly c: AppContext;
+  readonly caller: Caller;
+  readonly record: CallRecord;
+  readonly sender: Sender;
+};
+/** One about a conversation of the caller's workspace. */
+export type About = Asked & { readonly id: string; readonly remote: Remote };
+
+type Answer = Extract<Prepared, { answer: unknown }>["answer"];
+/** Checks a call; what it returns answers it, once it is admitted. */
+type Prepare<T> = (call: T) => Promise<Result<Answer, Failure>>;
+
+type Options = {
+  /** The call takes no request of its key's: what it begins is admitted by itself, or it only ends something. */
+  readonly free?: boolean;
+  readonly dialect?: Dialect;
+};
+
+/** A route of all conversations. */
+export function ofAll(name: string, prepare: Prepare<Asked>, options: Options = {}) {
+  const { free = false } = options;
+  return routeOf(name, options, async (call) => {
+    const answer = await prepare(call);
+    return answer.ok ? ok({ answer: answer.value, free }) : answer;
+  });
+}
+
+/**
+ * A route of one conversation. Whose it is comes before everything else that could be said. No object is asked that, and
+ * D1 only where the tag does not tell: by a call that has been admitted for it, so that guesses have a limit too.
+ */
+export function ofOne(name: string, prepare: Prepare<About>, options: Options = {}) {
+  const { free = false } = options;
+  return routeOf(name, options, async (call) => {
+    const { c, caller, record } = call;
+    const id = c.req.param("id") ?? "";
+    const { workspace } = caller.policy;
+    const about = (): About => {
+      record.facts.conversationId = id;
+      return { ...call, id, remote: remoteOf(c.env.CONVERSATION, workspace, id) };
+    };
+    const verdict = await checkConversationId(c.var.call.settings.keyTagSecrets, workspace, id);
+    if (verdict === "malformed") return err(NO_SUCH_CONVERSATION);
+    if (verdict === "own") {
+      const answer = await prepare(about());
+      return answer.ok ? ok({ answer: answer.value, free }) : answer;
+    }
+    const listed: Answer = async () => {
+      if (!(await isListed(c.env.DB, workspace, id))) return err(NO_SUCH_CONVERSATION);
+      const answer = await prepare(about());
+      return answer.ok ? answer.value() : answer;
+    };
+    return ok({ answer: listed });
+  });
+}
+
+type Ready = Extract<Prepared, { answer: unknown }>;
+
+function routeOf(
+  name: string,
+  { dialect }: Options,
+  prepare: (call: Asked) => Promise<Result<Ready, Failure>>,
+): Handler {
+  return relayed({
+    name,
+    scope: "conversations",
+    hasBody: false,
+    billed: false,
+    ...(dialect ? { dialect } : {}),
+    prepare: (c, caller, record) => prepare({ c, caller, record, sender: senderOf(c, caller) }),
+  });
+}
+
+function senderOf(c: AppContext, { policy, secretSha256 }: Caller): Sender {
+  const { requestId, traceId, headers } = c.var.call;
+  const client = headers.get("user-agent")?.slice(0, MAX_CLIENT_CHARS) ?? null;
+  // Whoever came to the door has shown one. No key's is empty.
+  return {
+    keyId: policy.id,
+    secretSha256: secretSha256 ?? "",
+    workspace: policy.workspace,
+    requestId,
+    traceId,
+    client,
+  };
+}
+
+/** The body as a JSON value; an empty object where it may be left out and is. */
+export async function readBody({ c, caller }: Asked, needed = true): Promise<Result<unknown, Failure>> {
+  const { headers } = c.var.call;
+  if (!needed && (c.req.raw.body === null || headers.get("content-length") === "0")) return ok({});
+  const limit = Math.min(MAX_BODY_BYTES, caller.policy.limits.max_request_bytes ?? MAX_BODY_BYTES);
+  const bytes = await readJsonBytes(c.req.raw, headers, limit);
+  if (!bytes.ok) return bytes;
+  const scan = scanJson(bytes.value);
+  return scan.ok ? ok(JSON.parse(new TextDecoder().decode(bytes.value))) : scan;
+}
+
+/** The first of these models that the key may not use. */
+export function modelRefused({ policy }: Caller, models: readonly (string | null | undefined)[]): Failure | null {
+  for (const model of models) {
+    if (typeof model === "string" && !mayUseModel(policy, model)) return { kind: "model_not_allowed", model };
+  }
+  return null;
+}
+
+/** Answers with JSON what was asked for, and settles the call. */
+export function told<T>({ c, record }: Asked, result: Result<T, Failure>, status = 200): Result<Response, Failure> {
+  return result.ok ? settled(record, json(c, status, result.value)) : result;
+}
+
+export function settled(record: CallRecord, response: Response): Result<Response, never> {
+  record.settle({ status: response.status, outcome: "complete" });
+  return ok(response);
+}

@@ -1,0 +1,143 @@
+/** `/v1/conversations` and what is below it, but for what streams (events-route.ts, socket-route.ts). */
+
+import type { ConversationSummary } from "../../clients/typescript/protocol.ts";
+import { between, DEFAULT_PAGE, MAX_PAGE, matches, page, readQuery } from "../query.ts";
+import { ok, type Result } from "../result.ts";
+import type { Failure } from "../wire/errors.ts";
+import { modelRefused, ofAll, ofOne, readBody, told } from "./call.ts";
+import { cursorAfter, MESSAGE_ID, mintConversationId, readCursor } from "./ids.ts";
+import { changeOf, DEFAULTS, parseCancel, parseChange, parseCreate, specOf } from "./input.ts";
+import { remoteOf } from "./object.ts";
+import { isFull, listRows, MAX_CONVERSATIONS, type Row } from "./registry.ts";
+
+export const NAME = "/v1/conversations";
+const ONE = `${NAME}/:id`;
+
+const FULL: Failure = {
+  kind: "limit_reached",
+  message: `This workspace has ${MAX_CONVERSATIONS} conversations, and no more are kept. Delete some, or let them expire.`,
+  retryAfterMs: null,
+};
+const CHANGES_NOTHING: Failure = { kind: "invalid_request", message: "the request body changes nothing" };
+
+const refused = (message: string): Result<never, Failure> => ({
+  ok: false,
+  error: { kind: "invalid_request", message },
+});
+
+/** `POST /v1/conversations` → 201 with the conversation. */
+export const createConversation = ofAll(NAME, async (call) => {
+  const { c, caller, record, sender } = call;
+  const body = await readBody(call);
+  const input = body.ok ? parseCreate(body.value) : body;
+  if (!input.ok) return input;
+  const { model, context } = input.value;
+  const forbidden = modelRefused(caller, [model, context?.summary_model]);
+  if (forbidden) return { ok: false, error: forbidden };
+  return ok(async () => {
+    const { workspace } = caller.policy;
+    const { settings, startedAt } = c.var.call;
+    if (await isFull(c.env.DB, workspace)) return { ok: false, error: FULL };
+    const id = await mintConversationId(settings.keyTagSecrets, workspace, startedAt);
+    const spec = specOf(id, input.value);
+    record.facts.conversationId = id;
+    // Not asked twice: whether it was made the first time is not known, and one that nobody knows of expires.
+    const made = await remoteOf(c.env.CONVERSATION, workspace, id).ask(false, (object) => object.create(spec, sender));
+    return told(call, made, 201);
+  });
+});
+
+/** `GET /v1/conversations?limit=&cursor=`: the workspace's, newest first. */
+export const listConversations = ofAll(NAME, async (call) => {
+  const { c, caller } = call;
+  const { keyTagSecrets } = c.var.call.settings;
+  const { workspace } = caller.policy;
+  const query = readQuery(c.req.url, { limit: between(1, MAX_PAGE), cursor: matches(/^/, "a cursor") });
+  if (!query.ok) return query;
+  const { limit = DEFAULT_PAGE, cursor } = query.value;
+  const before = cursor === undefined ? null : await readCursor(keyTagSecrets, workspace, cursor);
+  if (cursor !== undefined && before === null) return refused("cursor: must be a cursor from `next_cursor`");
+  return ok(async () => {
+    const rows = await listRows(c.env.DB, workspace, before, limit + 1, c.var.call.startedAt);
+    if (!rows.ok) return rows;
+    const { next_cursor: last, ...shown } = page(rows.value, limit, ({ id }) => id, summaryOf);
+    const next_cursor = last === null ? null : await cursorAfter(keyTagSecrets, workspace, last);
+    return told(call, ok({ ...shown, next_cursor }));
+  });
+});
+
+/** `GET /v1/conversations/:id`. */
+export const readConversation = ofOne(ONE, async (call) =>
+  ok(async () => told(call, await call.remote.ask(true, (object) => object.read()))),
+);
+
+/** `PATCH /v1/conversations/:id`: the fields given; those of `context` one by one. */
+export const changeConversation = ofOne(ONE, async (call) => {
+  const body = await readBody(call);
+  const input = body.ok ? parseChange(body.value) : body;
+  if (!input.ok) return input;
+  if (Object.keys(input.value).length === 0) return { ok: false, error: CHANGES_NOTHING };
+  const { model, context } = input.value;
+  const forbidden = modelRefused(call.caller, [model, context?.summary_model]);
+  if (forbidden) return { ok: false, error: forbidden };
+  const { remote } = call;
+  return ok(async () => {
+    // Left open: of two changes of the context in the same moment one may undo what the other has changed.
+    const present = context ? await remote.ask(true, (object) => object.read()) : null;
+    if (present && !present.ok) return present;
+    const change = changeOf(input.value, present?.value.context ?? DEFAULTS.context);
+    return told(call, await remote.ask(true, (object) => object.change(change)));
+  });
+});
+
+/** `DELETE /v1/conversations/:id`: it, and every trace of it. */
+export const deleteConversation = ofOne(ONE, async (call) =>
+  ok(async () => {
+    const gone = await call.remote.ask(true, (object) => object.remove());
+    return told(call, gone.ok ? ok({ id: call.id, type: "conversation_deleted" }) : gone);
+  }),
+);
+
+const messageId = matches(MESSAGE_ID, "the id of a message");
+
+/** `GET /v1/conversations/:id/messages?limit=&cursor=&leaf=`: the history of a branch, oldest first. */
+export const readMessages = ofOne(`${ONE}/messages`, async (call) => {
+  const query = readQuery(call.c.req.url, {
+    limit: between(1, MAX_PAGE),
+    cursor: messageId,
+    after: messageId,
+    leaf: messageId,
+  });
+  if (!query.ok) return query;
+  const { limit = DEFAULT_PAGE, cursor, after, leaf = null } = query.value;
+  if (cursor !== undefined && after !== undefined) return refused("after: not together with `cursor`");
+  const asked = { limit, after: cursor ?? after ?? null, leaf };
+  return ok(async () => told(call, await call.remote.ask(true, (object) => object.messages(asked))));
+});
+
+/** `POST /v1/conversations/:id/cancel {turn?}` → the conversation. Nothing to stop: the same. */
+export const cancelTurn = ofOne(
+  `${ONE}/cancel`,
+  async (call) => {
+    const body = await readBody(call, false);
+    const input = body.ok ? parseCancel(body.value) : body;
+    if (!input.ok) return input;
+    const { turn = null } = input.value;
+    return ok(async () => told(call, await call.remote.ask(true, (object) => object.cancel(turn))));
+  },
+  { free: true },
+);
+
+function summaryOf({ id, model, metadata, created_at, updated_at, expires_at, turns }: Row): ConversationSummary {
+  const time = (ms: number): string => new Date(ms).toISOString();
+  return {
+    id,
+    type: "conversation",
+    model,
+    metadata: JSON.parse(metadata),
+    created_at: time(created_at),
+    updated_at: time(updated_at),
+    expires_at: time(expires_at),
+    turns,
+  };
+}
