@@ -1,10 +1,10 @@
 /**
- * `npm run dev`: `wrangler dev` with reload, the simulated Claude behind it. Local state is wrangler's own
+ * `npm run dev`: `wrangler dev` with reload (the console's files too), the simulated Claude behind it. Local state is wrangler's own
  * (.wrangler/state), so it neither sees nor disturbs what `npm start` keeps.
  */
 import { spawn, spawnSync } from "node:child_process";
 import { join } from "node:path";
-import { build } from "./build.ts";
+import { build, watchConsole } from "./build.ts";
 import { ROOT, startLocalWorker } from "./local-runtime.ts";
 
 const port = process.env.PORT || "8787";
@@ -13,6 +13,7 @@ const wrangler = join(ROOT, "node_modules/wrangler/bin/wrangler.js");
 const env = { ...process.env, CI: "1", WRANGLER_SEND_METRICS: "false" };
 
 build();
+await watchConsole();
 const migrate = ["d1", "migrations", "apply", "DB", "--local"];
 const migrated = spawnSync(process.execPath, [wrangler, ...migrate], {
   cwd: ROOT,
@@ -41,6 +42,7 @@ const dev = spawn(
     stdio: "inherit",
   },
 );
+console.log(`The console: http://127.0.0.1:${port}/console/`);
 console.log(
   `Make a key: curl -X POST http://127.0.0.1:${port}/admin/keys -H 'authorization: Bearer ${adminToken}' -H 'content-type: application/json' -d '{"name":"dev"}'`,
 );

@@ -4,7 +4,7 @@
  * go through here; the Worker's shape (date, flags, bindings) is read from its own wrangler.toml, so there is no
  * second copy of it.
  */
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -24,6 +24,7 @@ type WranglerConfig = {
   d1_databases?: { binding: string; migrations_dir?: string }[];
   kv_namespaces?: { binding: string }[];
   version_metadata?: { binding: string };
+  assets?: { directory: string; binding: string; html_handling?: string };
 };
 
 /** The log goes through a pipe to this process, which each write wakes: lines of the same moment share one. */
@@ -63,33 +64,44 @@ export async function startLocalWorker(options: LocalWorkerOptions): Promise<Loc
   const bundle = join(ROOT, options.bundle);
   const host = "127.0.0.1";
   const write = options.onLog ?? ((text: string) => process.stdout.write(text));
+  const name = options.name ?? config.name;
+  const { assets } = config;
+  const files = assets && { binding: assets.binding, worker: `${name}-files` };
+  const gateway = {
+    name,
+    unsafeDirectSockets: [{ host, port: options.port ?? 0 }],
+    modules: true,
+    scriptPath: join(bundle, "index.js"),
+    modulesRoot: bundle,
+    compatibilityDate: config.compatibility_date,
+    compatibilityFlags: config.compatibility_flags ?? [],
+    bindings: { LOG_JOIN_MS: LOG_JOIN_MS, ...config.vars, ...options.bindings },
+    kvNamespaces: (config.kv_namespaces ?? []).map((kv) => kv.binding),
+    d1Databases: (config.d1_databases ?? []).map((db) => db.binding),
+    durableObjects: Object.fromEntries(
+      (config.durable_objects?.bindings ?? []).map((binding) => [
+        binding.name,
+        {
+          className: binding.class_name,
+          useSQLite: true,
+          ...(options.objectsIn ? { scriptName: options.objectsIn } : {}),
+        },
+      ]),
+    ),
+    ...(files ? { serviceBindings: { [files.binding]: files.worker } } : {}),
+    ...(config.version_metadata ? { versionMetadata: config.version_metadata.binding } : {}),
+  };
+  const workers =
+    assets && files
+      ? [gateway, filesWorker(files.worker, join(dirname(configPath), assets.directory), assets, config)]
+      : [gateway];
   const miniflare = new Miniflare(
     convertV4MiniflareOptions({
-      name: options.name ?? config.name,
       host,
       port: 0,
       cf: false,
       logRequests: false,
-      unsafeDirectSockets: [{ host, port: options.port ?? 0 }],
-      modules: true,
-      scriptPath: join(bundle, "index.js"),
-      modulesRoot: bundle,
-      compatibilityDate: config.compatibility_date,
-      compatibilityFlags: config.compatibility_flags ?? [],
-      bindings: { LOG_JOIN_MS: LOG_JOIN_MS, ...config.vars, ...options.bindings },
-      kvNamespaces: (config.kv_namespaces ?? []).map((kv) => kv.binding),
-      d1Databases: (config.d1_databases ?? []).map((db) => db.binding),
-      durableObjects: Object.fromEntries(
-        (config.durable_objects?.bindings ?? []).map((binding) => [
-          binding.name,
-          {
-            className: binding.class_name,
-            useSQLite: true,
-            ...(options.objectsIn ? { scriptName: options.objectsIn } : {}),
-          },
-        ]),
-      ),
-      ...(config.version_metadata ? { versionMetadata: config.version_metadata.binding } : {}),
+      workers,
       ...(options.stateDir ? { resourcePersistencePath: options.stateDir } : {}),
       ...(options.registry ? { unsafeDevRegistryPath: options.registry } : {}),
       handleStructuredLogs: (log: { message: string }) => write(`${log.message}\n`),
@@ -97,15 +109,56 @@ export async function startLocalWorker(options: LocalWorkerOptions): Promise<Loc
   );
   await miniflare.ready;
   for (const db of config.d1_databases ?? []) {
-    if (db.migrations_dir) await migrate(miniflare, db.binding, join(dirname(configPath), db.migrations_dir));
+    if (!db.migrations_dir) continue;
+    const folder = join(dirname(configPath), db.migrations_dir);
+    const note = options.stateDir ? join(options.stateDir, `${db.binding}.migrated`) : null;
+    const wanted = migrationsIn(folder).join("\n");
+    if (note && existsSync(note) && readFileSync(note, "utf8") === wanted) continue;
+    await migrate(miniflare, db.binding, folder);
+    if (note) writeFileSync(note, wanted);
   }
   const url = new URL(await miniflare.unsafeGetDirectURL());
   return { url: url.origin, port: Number(url.port), miniflare, stop: () => miniflare.dispose() };
 }
 
-/** Applies, in order of their names, the migrations that wrangler's own table does not list yet. */
+/**
+ * Static files as a Worker of their own: one that has files gets the platform's router put before it, a Worker through
+ * which every request and every stream would go.
+ */
+function filesWorker(
+  name: string,
+  directory: string,
+  { html_handling }: NonNullable<WranglerConfig["assets"]>,
+  { compatibility_date }: WranglerConfig,
+): object {
+  return {
+    name,
+    modules: true,
+    script: "export default { fetch: (request, env) => env.FILES.fetch(request) }",
+    compatibilityDate: compatibility_date,
+    assets: {
+      directory,
+      binding: "FILES",
+      run_worker_first: true,
+      routerConfig: { has_user_worker: true },
+      ...(html_handling ? { assetConfig: { html_handling } } : {}),
+    },
+  };
+}
+
+const migrationsIn = (folder: string): string[] =>
+  existsSync(folder)
+    ? readdirSync(folder)
+        .filter((file) => file.endsWith(".sql"))
+        .sort()
+    : [];
+
+/**
+ * Applies the migrations that wrangler's own table does not list yet. Miniflare asks the database synchronously, and its log
+ * is not read meanwhile: a runtime that begins with much to say, as one with objects of an earlier life, may then wait for
+ * ever. So what is known to be applied is noted beside the state, and not asked again.
+ */
 async function migrate(miniflare: Miniflare, binding: string, folder: string): Promise<void> {
-  if (!existsSync(folder)) return;
   const db = await miniflare.getD1Database(binding);
   await db
     .prepare(
@@ -114,9 +167,7 @@ async function migrate(miniflare: Miniflare, binding: string, folder: string): P
     .run();
   const { results } = await db.prepare("SELECT name FROM d1_migrations").all<{ name: string }>();
   const applied = new Set(results.map((row: { name: string }) => row.name));
-  for (const name of readdirSync(folder)
-    .filter((file) => file.endsWith(".sql"))
-    .sort()) {
+  for (const name of migrationsIn(folder)) {
     if (applied.has(name)) continue;
     const statements = readFileSync(join(folder, name), "utf8")
       .replace(/^\s*--.*$/gm, "")

@@ -26,6 +26,7 @@ const PASSED_ON = [
   "KEY_TAG_SECRET_PREVIOUS",
   "UPSTREAM_HOSTS",
   "MODEL_ALIASES",
+  "ALLOWED_ORIGINS",
 ];
 const CLIENT_SCOPES = ["messages", "conversations", "templates:read", "batches", "files"];
 const HOUR_MS = 60 * 60 * 1_000;
@@ -139,10 +140,14 @@ function welcome(url: string, key: string, adminToken: string, upstream: string,
     `'{"model":"claude-opus-5-5","max_tokens":200,${more}"messages":[{"role":"user","content":"Hello!"}]}'`;
   const curl = (flags: string, more: string): string =>
     `curl ${flags}${url}/v1/messages -H 'x-api-key: ${key}' -H 'anthropic-version: 2023-06-01' -H 'content-type: application/json' -d ${body(more)}`;
+  const talk =
+    `ID=$(curl -s ${url}/v1/conversations -H 'x-api-key: ${key}' -H 'content-type: application/json' -d '{"model":"claude-opus-5-5"}' | grep -o 'conv_[0-9a-z]*'); ` +
+    `curl -N ${url}/v1/conversations/$ID/messages -H 'x-api-key: ${key}' -H 'content-type: application/json' -d '{"content":"Hello!","stream":true}'`;
   return `
 Sluice is running.
 
   gateway      ${url}
+  console      ${url}/console/
   upstream     ${upstream}
   state        ${stateDir ?? "in memory, gone when this stops"}
   key          ${key}
@@ -162,6 +167,10 @@ Claude Code:
 An SDK (TypeScript; every other has the same two settings):
 
   new Anthropic({ baseURL: "${url}", apiKey: "${key}" })
+
+A conversation that the gateway keeps (docs/conversations.md; a page to chat in is the console above):
+
+  ${talk}
 
 OpenAI clients (Cursor too, but its servers need a public https address to reach this one at):
 
