@@ -9,7 +9,11 @@ const TEST_SECRETS = {
   MASTER_KEY: "1:bWFzdGVyLWtleS1vZi10aGUtdGVzdHMtMDEyMzQ1Njc=",
 };
 
-const CROWDS = ["test/e2e/ledger-crowds.test.ts", "test/e2e/answers-together.test.ts"];
+const CROWDS = [
+  "test/e2e/ledger-crowds.test.ts",
+  "test/e2e/answers-together.test.ts",
+  "test/e2e/conversations-kills.test.ts",
+];
 /** A busy machine is slow, and nothing here measures time. */
 const PATIENT = { testTimeout: 30_000, hookTimeout: 60_000 };
 

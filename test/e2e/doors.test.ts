@@ -157,6 +157,8 @@ describe("methods and paths", () => {
     ["PATCH", "/admin/audit", "GET, HEAD"],
     ["PUT", "/admin/keys", "POST, GET, HEAD"],
     ["PROPFIND", "/health", "GET, HEAD"],
+    ["POST", "/", "GET, HEAD"],
+    ["POST", "/console/", "GET, HEAD"],
   ])("%s %s is a 405 that says what is allowed", async (method, path, allow) => {
     const response = await fetch(`${gateway.url}${path}`, { method, headers: withKey(key) });
     expect(response.headers.get("allow")).toBe(allow);
@@ -164,7 +166,6 @@ describe("methods and paths", () => {
   });
 
   it.each([
-    "/",
     "/v1",
     "/v1/complete",
     "/v1/messages/",

@@ -71,6 +71,10 @@ describe("npm start", () => {
     );
     expect(JSON.parse(openAI?.stdout ?? "")).toMatchObject({ object: "chat.completion", model: "claude-opus-5-5" });
     expect(JSON.parse(usage?.stdout ?? "")).toHaveProperty("data");
+    const talk = first.text.split("\n").find((line) => line.startsWith("  ID=$(curl "));
+    expect((await run("bash", ["-c", talk?.trim() ?? ""])).stdout).toMatch(
+      /^id: 1\nevent: turn\.started\n[\s\S]*\nevent: turn\.completed\ndata: [^\n]*\n\n$/,
+    );
     expect(first.text).toContain(`export ANTHROPIC_BASE_URL=${field(first.text, "gateway")}`);
     expect(first.text).toContain(`export ANTHROPIC_AUTH_TOKEN=${field(first.text, "key")}`);
     // The rows reach D1 within seconds, so that the next start finds them.
@@ -79,12 +83,12 @@ describe("npm start", () => {
       const response = await fetch(`${url}/admin/audit`, { headers: admin });
       return ((await response.json()) as { data: unknown[] }).data.length;
     };
-    await until(async () => (await rows(field(first.text, "gateway"))) === 3 || undefined, "three audit rows");
+    await until(async () => (await rows(field(first.text, "gateway"))) === 6 || undefined, "six audit rows");
     await end(first.child, "SIGINT");
 
     const second = await npmStart({ STATE_DIR: stateDir });
     expect(field(second.text, "key")).toBe(field(first.text, "key"));
-    expect(await rows(field(second.text, "gateway"))).toBe(3);
+    expect(await rows(field(second.text, "gateway"))).toBe(6);
     const again = second.text.split("\n").find((line) => line.startsWith("  curl "));
     expect((await run("bash", ["-c", again?.trim() ?? ""])).stdout).toContain('"type":"message"');
     // Killed before the alarm: what was settled is still there for the next start.
@@ -92,9 +96,10 @@ describe("npm start", () => {
     await end(second.child, "SIGKILL");
 
     const third = await npmStart({ STATE_DIR: stateDir });
-    await until(async () => (await rows(field(third.text, "gateway"))) === 4 || undefined, "four audit rows");
+    await until(async () => (await rows(field(third.text, "gateway"))) === 7 || undefined, "seven audit rows");
     await end(third.child, "SIGTERM");
-  });
+    // Three starts, each of which builds.
+  }, 120_000);
 
   it("says in one plain sentence why it can't start", async () => {
     const taken = createServer();

@@ -56,7 +56,7 @@ export type AuditRow = Record<string, string | number | boolean | null>;
 
 export async function startGateway(
   upstreamUrl: string,
-  options: { bindings?: Record<string, string>; stateDir?: string; port?: number } & Pick<
+  options: { bindings?: Record<string, string>; stateDir?: string; port?: number; bundle?: string } & Pick<
     Parameters<typeof startLocalWorker>[0],
     "registry" | "name" | "objectsIn"
   > = {},
@@ -65,7 +65,7 @@ export async function startGateway(
   const before = new Set(runtimes());
   const worker = await startLocalWorker({
     config: "wrangler.toml",
-    bundle: "dist/gateway",
+    bundle: options.bundle ?? "dist/gateway",
     port: options.port ?? 0,
     ...(options.stateDir ? { stateDir: options.stateDir } : {}),
     ...(options.registry ? { registry: options.registry } : {}),
