@@ -70,6 +70,31 @@ export async function stop(child: ChildProcess): Promise<void> {
   }
 }
 
+/** Ends a process and everything below it as `kill -9` does, and returns when they are gone. */
+export async function kill(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return;
+  const pids = tree(child.pid).map(({ pid }) => pid);
+  for (const pid of pids) {
+    try {
+      process.kill(pid, "SIGKILL");
+    } catch {
+      // It has gone by itself.
+    }
+  }
+  while (pids.some((pid) => !isGone(pid))) {
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+/** Gone, or dead and not yet waited for. */
+function isGone(pid: number): boolean {
+  try {
+    return /^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "latin1"));
+  } catch {
+    return true;
+  }
+}
+
 type Process = {
   readonly pid: number;
   readonly name: string;

@@ -5,26 +5,20 @@
  * Ends with 0 when it has measured, 1 when a subject failed (with `--enforce` also when a bar is missed), 2 when it
  * cannot run here.
  */
-import { type ChildProcess, execFileSync } from "node:child_process";
-import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { cpus, release } from "node:os";
+import type { ChildProcess } from "node:child_process";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { build } from "../scripts/build.ts";
 import { ROOT } from "../scripts/local-runtime.ts";
 import { check, checkAudit, readCounted, Sent } from "./checks.ts";
+import { BUILD, buildGateway, CannotRun, compile, describeMachine, RESULTS } from "./ground.ts";
 import { type Figures, load, type Subject, SubjectFailed } from "./load.ts";
 import { firstLine, type Pinning, pinning, start, stop } from "./processes.ts";
-import { type Machine, type Run, render } from "./report.ts";
+import { type Run, render } from "./report.ts";
 import { BODIES, type BodyName, type Scenario, scenarios } from "./scenarios.ts";
 import type { Ready } from "./serve.ts";
 
 const HERE = join(ROOT, "bench");
-const BUILD = join(HERE, "build");
-const RESULTS = join(HERE, "results");
-
-/** A reason that the person at the keyboard can do something about. */
-class CannotRun extends Error {}
 
 type Options = {
   readonly quick: boolean;
@@ -172,60 +166,6 @@ async function serve(
   const child = started(start(pins?.subject, process.execPath, [join(HERE, "serve.ts"), name, upstreamUrl]));
   const ready = JSON.parse(await firstLine(child)) as Ready;
   return { subject: { name, port: ready.port, key: ready.key, pid: child.pid ?? null }, ready };
-}
-
-/** Compiles the load generator and the fake upstream, which are C so that they cost little beside what they measure. */
-function compile(): void {
-  mkdirSync(BUILD, { recursive: true });
-  const changed = (path: string): number => statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0;
-  const native = join(HERE, "native");
-  for (const name of ["upstream", "loadgen"]) {
-    const source = join(native, `${name}.c`);
-    const binary = join(BUILD, name);
-    if (changed(binary) > Math.max(changed(source), changed(join(native, "common.h")))) continue;
-    try {
-      execFileSync("cc", ["-O2", "-Wall", "-Wextra", "-o", binary, source], { stdio: ["ignore", "ignore", "inherit"] });
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
-      throw new CannotRun(
-        "The load generator is C, and there is no C compiler here: install one that answers to `cc`.",
-      );
-    }
-  }
-}
-
-function buildGateway(): void {
-  try {
-    build();
-  } catch (error) {
-    const { stderr } = error as { stderr?: Buffer };
-    throw new CannotRun(`The gateway does not build, so there is nothing to measure:\n${stderr ?? error}`);
-  }
-}
-
-function describeMachine(pins: Pinning): Machine {
-  const workerd = JSON.parse(readFileSync(join(ROOT, "node_modules/workerd/package.json"), "utf8")) as {
-    version: string;
-  };
-  return {
-    cpu: cpus()[0]?.model.trim() ?? "unknown CPU",
-    cores: cpus().length,
-    kernel: release(),
-    node: process.versions.node,
-    workerd: workerd.version,
-    commit: commit(),
-    date: new Date().toISOString().slice(0, 10),
-    pinned: pins !== null,
-  };
-}
-
-function commit(): string {
-  try {
-    const args = ["-C", ROOT, "describe", "--always", "--dirty"];
-    return execFileSync("git", args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
-  } catch {
-    return "unknown (not a git checkout)";
-  }
 }
 
 function started(child: ChildProcess): ChildProcess {

@@ -1,8 +1,10 @@
 /**
  * One subject of the benchmark in a process tree of its own, so that its CPU and memory are nobody else's:
- * `node serve.ts pass-through|sluice UPSTREAM_URL`. Prints one line of JSON when it is ready.
+ * `node serve.ts pass-through|sluice UPSTREAM_URL [OPTIONS]`. Prints one line of JSON when it is ready; then, of what the
+ * Worker logs, the lines that are the benchmark's own.
  */
 import { startLocalWorker } from "../scripts/local-runtime.ts";
+import { BENCH_LINE } from "./watched.ts";
 
 /** What the line says. `adminToken` is null where there is no control plane. */
 export type Ready = {
@@ -13,6 +15,12 @@ export type Ready = {
   readonly features: string;
 };
 
+/** What the third argument may say, as JSON. */
+export type ServeOptions = {
+  readonly bundle?: string;
+  readonly port?: number;
+  readonly stateDir?: string;
+};
 /** Every limit there is, high enough never to refuse, and real buckets, slots and money all the same. */
 const KEYS = [
   {
@@ -32,11 +40,17 @@ const KEYS = [
 const ADMIN_TOKEN = "admin-token-of-the-benchmark";
 const UPSTREAM_KEY = "sk-ant-benchmark";
 
-const [, , subject, upstreamUrl = ""] = process.argv;
+const [, , subject, upstreamUrl = "", optionsText = "{}"] = process.argv;
+const options = JSON.parse(optionsText) as ServeOptions;
+/** Objects of an earlier life may begin before all else is ready; they are told of afterwards. */
+let isReady = false;
+const waiting: string[] = [];
 const isGateway = subject === "sluice";
 const worker = await startLocalWorker({
   config: isGateway ? "wrangler.toml" : "bench/pass-through/wrangler.toml",
-  bundle: isGateway ? "dist/gateway" : "bench/pass-through",
+  bundle: options.bundle ?? (isGateway ? "dist/gateway" : "bench/pass-through"),
+  ...(options.port === undefined ? {} : { port: options.port }),
+  ...(options.stateDir === undefined ? {} : { stateDir: options.stateDir }),
   bindings: {
     UPSTREAM_URL: upstreamUrl,
     ANTHROPIC_API_KEY: UPSTREAM_KEY,
@@ -44,13 +58,21 @@ const worker = await startLocalWorker({
     KEY_TAG_SECRET: "tag-secret-of-the-benchmark",
   },
   // The line of each request is made, sent and read; only the screen is spared.
-  onLog: () => {},
+  onLog: (text) => {
+    for (const line of text.split("\n")) if (line.startsWith(BENCH_LINE)) say(line);
+  },
 });
 const ready: Ready = isGateway
   ? { port: worker.port, adminToken: ADMIN_TOKEN, ...(await makeKey(worker.url)) }
   : { port: worker.port, adminToken: null, key: UPSTREAM_KEY, features: "" };
-console.log(JSON.stringify(ready));
+for (const line of [JSON.stringify(ready), ...waiting.splice(0)]) console.log(line);
+isReady = true;
 process.on("SIGTERM", () => void worker.stop().then(() => process.exit(0)));
+
+function say(line: string): void {
+  if (isReady) console.log(line);
+  else waiting.push(line);
+}
 
 /** A key with as much on it as this gateway knows. */
 async function makeKey(url: string): Promise<Pick<Ready, "key" | "features">> {
