@@ -12,6 +12,9 @@ const MAX_METADATA_VALUE_CHARS = 512;
 /** Longest name of an unknown field that is repeated in an answer. */
 const MAX_SHOWN_NAME = 64;
 
+/** A change that names no field. */
+export const CHANGES_NOTHING: Failure = { kind: "invalid_request", message: "the request body changes nothing" };
+
 /**
  * Milliseconds since the epoch for an RFC 3339 time, or null. `Date.parse` alone would take 30 February for 2 March
  * and 24:00 for the next day.

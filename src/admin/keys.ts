@@ -3,6 +3,7 @@
  * reaches the ledger first and D1 next, every other change the other way round (see stored.ts).
  */
 import { fail, json } from "../context.ts";
+import { CHANGES_NOTHING } from "../fields.ts";
 import { type Admin, adminOnly, reachLedger, unavailable } from "../identity/admin-auth.ts";
 import { mintKey } from "../identity/api-key.ts";
 import {
@@ -22,7 +23,6 @@ import type { Failure } from "../wire/errors.ts";
 import { parseChangeKey, parseCreateKey, parseRotateKey, readAdminBody, WORKSPACE } from "./input.ts";
 import {
   byLedger,
-  CHANGES_NOTHING,
   change,
   defined,
   mergeLimits,

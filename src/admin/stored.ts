@@ -115,9 +115,6 @@ export function mergeLimits(limits: KeyLimits, changes: LimitChanges): Result<Ke
   return err({ kind: "invalid_request", message: problems.join("; ") });
 }
 
-/** A change that names no field. */
-export const CHANGES_NOTHING: Failure = { kind: "invalid_request", message: "the request body changes nothing" };
-
 /** The fields that are there, without the undefined ones that an optional field may leave. */
 export function defined<T extends object>(fields: T): { [K in keyof T]: Exclude<T[K], undefined> } {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as never;

@@ -5,6 +5,7 @@
  */
 import { type AppContext, fail, json } from "../context.ts";
 import { sha256Hex } from "../digest.ts";
+import { CHANGES_NOTHING } from "../fields.ts";
 import { clock } from "../hotpath/leases.ts";
 import { outdatePool } from "../hotpath/upstreams.ts";
 import { adminOnly, reach, unavailable } from "../identity/admin-auth.ts";
@@ -31,7 +32,7 @@ import {
 import type { Failure } from "../wire/errors.ts";
 import { newId } from "../wire/ids.ts";
 import { parseChangeUpstream, parseCreateUpstream, readAdminBody } from "./input.ts";
-import { byLedger, CHANGES_NOTHING, change, defined, type RecordKind, rfc3339, stored, withRecord } from "./stored.ts";
+import { byLedger, change, defined, type RecordKind, rfc3339, stored, withRecord } from "./stored.ts";
 
 const DEFAULT_WEIGHT = 100;
 const FINGERPRINT_CHARS = 12;

@@ -3,6 +3,7 @@
  * without, its being made; there is no deleting one, since keys and audit rows name it.
  */
 import { fail, json } from "../context.ts";
+import { CHANGES_NOTHING } from "../fields.ts";
 import { adminOnly, unavailable } from "../identity/admin-auth.ts";
 import type { WorkspaceRecord } from "../identity/key-record.ts";
 import { namesWorkspace } from "../identity/key-store.ts";
@@ -20,7 +21,6 @@ import { newId } from "../wire/ids.ts";
 import { parseChangeWorkspace, parseCreateWorkspace, readAdminBody, WORKSPACE } from "./input.ts";
 import {
   byLedger,
-  CHANGES_NOTHING,
   change,
   defined,
   mergeLimits,

@@ -1,8 +1,9 @@
 /** `/v1/conversations` and what is below it, but for what streams (events-route.ts, socket-route.ts). */
 
 import type { ConversationSummary } from "../../clients/typescript/protocol.ts";
+import { CHANGES_NOTHING } from "../fields.ts";
 import { between, DEFAULT_PAGE, MAX_PAGE, matches, page, readQuery } from "../query.ts";
-import { ok, type Result } from "../result.ts";
+import { err, ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
 import { modelRefused, ofAll, ofOne, readBody, told } from "./call.ts";
 import { cursorAfter, MESSAGE_ID, mintConversationId, readCursor } from "./ids.ts";
@@ -18,12 +19,8 @@ const FULL: Failure = {
   message: `This workspace has ${MAX_CONVERSATIONS} conversations, and no more are kept. Delete some, or let them expire.`,
   retryAfterMs: null,
 };
-const CHANGES_NOTHING: Failure = { kind: "invalid_request", message: "the request body changes nothing" };
 
-const refused = (message: string): Result<never, Failure> => ({
-  ok: false,
-  error: { kind: "invalid_request", message },
-});
+const refused = (message: string): Result<never, Failure> => err({ kind: "invalid_request", message });
 
 /** `POST /v1/conversations` → 201 with the conversation. */
 export const createConversation = ofAll(NAME, async (call) => {
@@ -33,11 +30,11 @@ export const createConversation = ofAll(NAME, async (call) => {
   if (!input.ok) return input;
   const { model, context } = input.value;
   const forbidden = modelRefused(caller, [model, context?.summary_model]);
-  if (forbidden) return { ok: false, error: forbidden };
+  if (forbidden) return err(forbidden);
   return ok(async () => {
     const { workspace } = caller.policy;
     const { settings, startedAt } = c.var.call;
-    if (await isFull(c.env.DB, workspace)) return { ok: false, error: FULL };
+    if (await isFull(c.env.DB, workspace)) return err(FULL);
     const id = await mintConversationId(settings.keyTagSecrets, workspace, startedAt);
     const spec = specOf(id, input.value);
     record.facts.conversationId = id;
@@ -76,10 +73,10 @@ export const changeConversation = ofOne(ONE, async (call) => {
   const body = await readBody(call);
   const input = body.ok ? parseChange(body.value) : body;
   if (!input.ok) return input;
-  if (Object.keys(input.value).length === 0) return { ok: false, error: CHANGES_NOTHING };
+  if (Object.keys(input.value).length === 0) return err(CHANGES_NOTHING);
   const { model, context } = input.value;
   const forbidden = modelRefused(call.caller, [model, context?.summary_model]);
-  if (forbidden) return { ok: false, error: forbidden };
+  if (forbidden) return err(forbidden);
   const { remote } = call;
   return ok(async () => {
     // Left open: of two changes of the context in the same moment one may undo what the other has changed.

@@ -9,7 +9,7 @@ import { type AppContext, fail, type Handler, noteFailure } from "../context.ts"
 import { NATIVE } from "../hotpath/dialect.ts";
 import { readCredential } from "../identity/credential.ts";
 import { originOf } from "../origins.ts";
-import { ok } from "../result.ts";
+import { err, ok } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
 import { ofOne, settled } from "./call.ts";
 import { closeQuietly } from "./close.ts";
@@ -44,7 +44,7 @@ const opened = ofOne(
     // Without any, a client takes what there is.
     if (!speaks && offered.some((protocol) => !protocol.startsWith(AUTH_PROTOCOL_PREFIX))) {
       const message = `sec-websocket-protocol: \`${PROTOCOL}\` is what is spoken here`;
-      return { ok: false, error: { kind: "invalid_request", message } };
+      return err({ kind: "invalid_request", message });
     }
     return ok(async () => {
       const echo: Record<string, string> = speaks ? { "sec-websocket-protocol": PROTOCOL } : {};
