@@ -10,12 +10,11 @@ import { err, ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
 import { scanJson } from "../wire/json-scan.ts";
 import { checkConversationId, NO_SUCH_CONVERSATION } from "./ids.ts";
+import { MAX_BODY_BYTES } from "./limits.ts";
 import { type Remote, remoteOf } from "./object.ts";
 import type { Sender } from "./protocol.ts";
 import { isListed } from "./registry.ts";
 
-/** Largest body, and largest frame of a socket. */
-export const MAX_BODY_BYTES = 8 * 1024 * 1024;
 /** Longest text taken from a header. */
 const MAX_CLIENT_CHARS = 200;
 

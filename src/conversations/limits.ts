@@ -4,6 +4,8 @@ import type { History } from "./history.ts";
 import type { EventLog } from "./log.ts";
 import type { Incoming } from "./protocol.ts";
 
+/** The body of a request, or a frame. */
+export const MAX_BODY_BYTES = 8 * 1024 * 1024;
 /** Messages that wait while a turn runs. */
 export const MAX_QUEUED = 8;
 export const MAX_TURNS = 10_000;

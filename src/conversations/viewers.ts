@@ -14,6 +14,7 @@ import { err, ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
 import { closeQuietly } from "./close.ts";
 import { errorFrame, type Frame, historyFrame, parseFrame, readyFrame, sentFrame, utf8Bytes } from "./frames.ts";
+import { MAX_BODY_BYTES } from "./limits.ts";
 import type { EventLog, Numbered } from "./log.ts";
 import type { Incoming, Sender, Sent } from "./protocol.ts";
 import { SseViewer } from "./sse-viewer.ts";
@@ -21,8 +22,6 @@ import { type Line, lineOf, MAX_BAD_FRAMES, MAX_FRAMES, MAX_RESUMES, Viewer } fr
 
 /** Sockets and streams of one conversation. */
 export const MAX_VIEWERS = 100;
-/** As for the body of a request. */
-export const MAX_FRAME_BYTES = 8 * 1024 * 1024;
 /** Two heartbeats may be missed, and one may be this late. */
 export const SILENCE_MS = 2 * HEARTBEAT_MS + 5_000;
 /** Frames that cost or change nothing are taken from a key that was seen alive so long ago. */
@@ -185,7 +184,7 @@ export class Viewers {
     const now = this.#at.now();
     viewer.hear(now);
     if (!viewer.mayFrame(now)) return this.#end(viewer, TOO_MANY_FRAMES, CLOSE.limited, "too many frames");
-    const tooLarge = typeof data === "string" ? isLarge(data) : data.byteLength > MAX_FRAME_BYTES;
+    const tooLarge = typeof data === "string" ? isLarge(data) : data.byteLength > MAX_BODY_BYTES;
     if (tooLarge) return this.#end(viewer, TOO_LARGE, CLOSE.tooLarge, "frame too large");
     const frame = typeof data === "string" ? parseFrame(data) : BINARY;
     const costs = frame.ok && (frame.value.type === "send" || frame.value.type === "cancel");
@@ -333,7 +332,7 @@ const secretOf = ({ keyId, secretSha256 }: Sender): string => `${keyId} ${secret
 
 /** A UTF-16 unit is one to three bytes of UTF-8. */
 function isLarge(text: string): boolean {
-  return text.length > MAX_FRAME_BYTES || (text.length * 3 > MAX_FRAME_BYTES && utf8Bytes(text) > MAX_FRAME_BYTES);
+  return text.length > MAX_BODY_BYTES || (text.length * 3 > MAX_BODY_BYTES && utf8Bytes(text) > MAX_BODY_BYTES);
 }
 
 const aboveNewest = (after: number, newest: number): Failure => ({
@@ -344,7 +343,7 @@ const tooMany = (message: string): Failure => ({ kind: "limit_reached", message 
 const TOO_MANY_VIEWERS = tooMany(`This conversation has ${MAX_VIEWERS} viewers, which is the limit.`);
 const TOO_MANY_FRAMES = tooMany(`More than ${MAX_FRAMES} frames in 10 seconds.`);
 const TOO_MANY_RESUMES = tooMany(`More than ${MAX_RESUMES} resumes in a minute.`);
-const TOO_LARGE: Failure = { kind: "request_too_large", limitBytes: MAX_FRAME_BYTES };
+const TOO_LARGE: Failure = { kind: "request_too_large", limitBytes: MAX_BODY_BYTES };
 const BINARY = {
   ok: false,
   error: { ref: null, failure: { kind: "invalid_request", message: "A frame is text, never binary." } },

@@ -5,13 +5,13 @@ import { describe, expect, it } from "vitest";
 import { CLOSE, HEARTBEAT_MS } from "../../clients/typescript/protocol.ts";
 import { MAX_ASSEMBLED_BYTES } from "../../src/conversations/context/window.ts";
 import { DEFAULTS, MAX_DEPTH } from "../../src/conversations/input.ts";
-import { MAX_QUEUED, MAX_STORED_BYTES, MAX_TURNS } from "../../src/conversations/limits.ts";
+import { MAX_BODY_BYTES, MAX_QUEUED, MAX_STORED_BYTES, MAX_TURNS } from "../../src/conversations/limits.ts";
 import { KEPT_BYTES, KEPT_TURNS } from "../../src/conversations/log.ts";
 import { MAX_CONVERSATIONS } from "../../src/conversations/registry.ts";
 import { MAX_RESTARTS } from "../../src/conversations/runner.ts";
 import { conversationState, TURN_TABLE } from "../../src/conversations/states.ts";
 import { MAX_BAD_FRAMES, MAX_FRAMES, MAX_RESUMES, MAX_UNHEARD_BYTES } from "../../src/conversations/viewer.ts";
-import { MAX_FRAME_BYTES, MAX_VIEWERS, SILENCE_MS } from "../../src/conversations/viewers.ts";
+import { MAX_VIEWERS, SILENCE_MS } from "../../src/conversations/viewers.ts";
 
 const file = (path: string): string => readFileSync(join(import.meta.dirname, "../..", path), "utf8");
 const page = file("docs/conversations.md");
@@ -44,7 +44,7 @@ describe("docs/conversations.md", () => {
       ["stored in a conversation", mb(MAX_STORED_BYTES)],
       ["messages that wait", `${MAX_QUEUED}`],
       ["viewers", `${MAX_VIEWERS}`],
-      ["a body, a frame", mb(MAX_FRAME_BYTES)],
+      ["a body, a frame", mb(MAX_BODY_BYTES)],
       ["nesting", `${MAX_DEPTH} levels`],
       ["what is sent upstream", mb(MAX_ASSEMBLED_BYTES)],
       ["frames of one socket", `${MAX_FRAMES} in 10 s`, `${MAX_RESUMES} in a minute`],

@@ -3,6 +3,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { CLOSE } from "../../clients/typescript/protocol.ts";
 import { closeQuietly } from "../../src/conversations/close.ts";
 import { frameText, utf8Bytes } from "../../src/conversations/frames.ts";
+import { MAX_BODY_BYTES } from "../../src/conversations/limits.ts";
 import {
   FRAMES_MS,
   MAX_ALL_UNHEARD_BYTES,
@@ -12,7 +13,7 @@ import {
   MAX_UNHEARD_BYTES,
   RESUMES_MS,
 } from "../../src/conversations/viewer.ts";
-import { MAX_FRAME_BYTES, MAX_VIEWERS, SILENCE_MS } from "../../src/conversations/viewers.ts";
+import { MAX_VIEWERS, SILENCE_MS } from "../../src/conversations/viewers.ts";
 import { err, ok } from "../../src/result.ts";
 import type { Failure } from "../../src/wire/errors.ts";
 import { Room } from "./viewers-room.ts";
@@ -388,9 +389,9 @@ describe("bad frames", () => {
     const frame = (bytes: number, letter: string) =>
       JSON.stringify({ type: "send", content: letter.repeat((bytes - shell) / utf8Bytes(letter)) });
     const fits = room.join();
-    await room.say(fits, frame(MAX_FRAME_BYTES, "é"));
+    await room.say(fits, frame(MAX_BODY_BYTES, "é"));
     expect(room.conversation.said).toHaveLength(1);
-    for (const data of [frame(MAX_FRAME_BYTES + 2, "é"), new ArrayBuffer(MAX_FRAME_BYTES + 1)]) {
+    for (const data of [frame(MAX_BODY_BYTES + 2, "é"), new ArrayBuffer(MAX_BODY_BYTES + 1)]) {
       const socket = room.join();
       await room.say(socket, data);
       expect(socket.closedWith?.code).toBe(CLOSE.tooLarge);
