@@ -10,7 +10,7 @@ const MEMORY_EVERY_MS = 250;
 const TIMEOUT_MS = 30_000;
 
 export type Subject = {
-  readonly name: "direct" | "pass-through" | "sluice";
+  readonly name: "direct" | "pass-through" | "bare-object" | "sluice";
   readonly port: number;
   readonly key: string;
   /** Root of the subject's process tree; null for the upstream itself, whose CPU is not asked for. */

@@ -1,6 +1,6 @@
 /**
  * One subject of the benchmark in a process tree of its own, so that its CPU and memory are nobody else's:
- * `node serve.ts pass-through|sluice UPSTREAM_URL [OPTIONS]`. Prints one line of JSON when it is ready; then, of what the
+ * `node serve.ts pass-through|bare-object|sluice UPSTREAM_URL [OPTIONS]`. Prints one line of JSON when it is ready; then, of what the
  * Worker logs, the lines that are the benchmark's own.
  */
 import { startLocalWorker } from "../scripts/local-runtime.ts";
@@ -47,8 +47,8 @@ let isReady = false;
 const waiting: string[] = [];
 const isGateway = subject === "sluice";
 const worker = await startLocalWorker({
-  config: isGateway ? "wrangler.toml" : "bench/pass-through/wrangler.toml",
-  bundle: options.bundle ?? (isGateway ? "dist/gateway" : "bench/pass-through"),
+  config: isGateway ? "wrangler.toml" : `bench/${subject}/wrangler.toml`,
+  bundle: options.bundle ?? (isGateway ? "dist/gateway" : `bench/${subject}`),
   ...(options.port === undefined ? {} : { port: options.port }),
   ...(options.stateDir === undefined ? {} : { stateDir: options.stateDir }),
   bindings: {

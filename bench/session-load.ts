@@ -11,39 +11,65 @@ import { type Subject, SubjectFailed } from "./load.ts";
 const DEADLINE_MS = 60_000;
 const MARK = /@@(\d{16})@@/g;
 const MARK_CHARS = 20;
+/** Type and number of a frame, which stand first in what comes of the log. It is not parsed: the next viewer waits. */
+const FRAME = /^\{"type":"([a-z.]+)"(?:,"seq":(\d+))?/;
 
-export type Pace = { readonly events: number; readonly gapMs: number };
-export type Delays = { readonly events: number; readonly p50: number; readonly p99: number; readonly max: number };
+/** So long after the last beginning the delays count: what beginnings cost is over by then. */
+const SETTLE_MS = 1_000;
+/** The golden section: its multiples keep step with no period. */
+const SECTION = 0.618_033_988_749_895;
+
+/** Streams of so many events, one each `gapMs`, whose beginnings are spread over `rampMs`. */
+export type Pace = { readonly events: number; readonly gapMs: number; readonly rampMs: number };
+/**
+ * `events`: all that came. The delays, µs, are those of the events that were sent while all streams were under way: the
+ * beginnings cost hundreds of times what an event does, and would be measured in its place.
+ */
+export type Delays = { readonly events: number; readonly p50: number; readonly p99: number };
+
+/** When the nth of some streams begins, ms: no two of them write at the same moments, as they would begun one by one. */
+const beginningOf = (nth: number, { rampMs }: Pace): number => ((nth * SECTION) % 1) * rampMs;
+const nowMicros = (): number => Number(process.hrtime.bigint() / 1_000n);
 
 /** The model's name tells the upstream how to answer. */
 export const modelOf = ({ events, gapMs }: Pace): string => `claude-sonnet-4-5_n${events}_t50_g${gapMs * 1_000}`;
 
-/** Delays of events, µs. */
+/** Reads the delays of the events of one load, which begins now. */
 class Clock {
   readonly #delays: number[] = [];
+  readonly #from: number;
+  readonly #to: number;
+  #events = 0;
+
+  constructor({ events, gapMs, rampMs }: Pace) {
+    const now = nowMicros();
+    this.#from = now + (rampMs + SETTLE_MS) * 1_000;
+    this.#to = now + events * gapMs * 1_000;
+  }
 
   /** Notes the marks in a text; returns how many there were. */
   read(text: string): number {
-    const now = Number(process.hrtime.bigint() / 1_000n);
+    const now = nowMicros();
     let count = 0;
-    for (const [, at] of text.matchAll(MARK)) {
-      this.#delays.push(now - Number(at));
+    for (const [, mark] of text.matchAll(MARK)) {
+      const at = Number(mark);
+      if (at >= this.#from && at < this.#to) this.#delays.push(now - at);
       count++;
     }
+    this.#events += count;
     return count;
   }
 
   get delays(): Delays {
     const sorted = Float64Array.from(this.#delays).sort();
-    const at = (share: number): number =>
-      sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN;
-    return { events: sorted.length, p50: at(0.5), p99: at(0.99), max: at(1) };
+    const at = (share: number): number => sorted[Math.floor(sorted.length * share)] ?? Number.NaN;
+    return { events: this.#events, p50: at(0.5), p99: at(0.99) };
   }
 }
 
-/** So many streams of the Messages API at once, their beginnings spread over a while. */
-export async function plainStreams(subject: Subject, count: number, pace: Pace, rampMs: number): Promise<Delays> {
-  const clock = new Clock();
+/** So many streams of the Messages API at once. */
+export async function plainStreams(subject: Subject, count: number, pace: Pace): Promise<Delays> {
+  const clock = new Clock(pace);
   const agent = new Agent({ keepAlive: false, maxSockets: Number.POSITIVE_INFINITY });
   const body = JSON.stringify({
     model: modelOf(pace),
@@ -52,7 +78,7 @@ export async function plainStreams(subject: Subject, count: number, pace: Pace, 
     messages: [{ role: "user", content: "Tell me." }],
   });
   const one = async (nth: number): Promise<void> => {
-    await pause((rampMs * nth) / count);
+    await pause(beginningOf(nth, pace));
     const events = await plainStream(subject, agent, body, clock);
     if (events !== pace.events) throw new SubjectFailed(`${subject.name}: ${events} of ${pace.events} events`);
   };
@@ -92,7 +118,7 @@ function plainStream({ name, port, key }: Subject, agent: Agent, body: string, c
 export type Audience = {
   readonly conversations: readonly string[];
   /** One turn in each conversation, seen by every viewer. */
-  turns(pace: Pace, rampMs: number): Promise<Delays>;
+  turns(pace: Pace): Promise<Delays>;
   /** The text `ping` from every viewer; resolves when all have been answered. */
   beat(): Promise<void>;
   /** A frame that wakes the object of each conversation. */
@@ -111,7 +137,7 @@ type Seat = {
 };
 
 export async function seatAudience(subject: Subject, conversations: number, each: number): Promise<Audience> {
-  let clock = new Clock();
+  let clock: Clock | null = null;
   let failure: string | null = null;
   const url = `http://127.0.0.1:${subject.port}/v1/conversations`;
   const headers = { "x-api-key": subject.key, "content-type": "application/json" };
@@ -135,13 +161,16 @@ export async function seatAudience(subject: Subject, conversations: number, each
       });
       socket.on("message", (data: Buffer) => {
         const text = data.toString("latin1");
-        seat.events += clock.read(text);
+        seat.events += clock?.read(text) ?? 0;
         if (!text.startsWith("{")) return seat.answered();
-        const { type, seq } = JSON.parse(data.toString()) as { type: string; seq?: number };
+        const [, type, number] = FRAME.exec(text) ?? [];
         if (type === "error") return seat.answered();
-        if (type !== "ready" && seq !== seat.seq + 1) failure ??= `${type} ${seq} came after ${seat.seq}`;
-        seat.seq = seq ?? seat.seq;
-        if (type === "ready") resolve(seat);
+        if (type === "ready") {
+          seat.seq = (JSON.parse(text) as { seq: number }).seq;
+          return resolve(seat);
+        }
+        if (Number(number) !== seat.seq + 1) failure ??= `${type} ${number} came after ${seat.seq}`;
+        seat.seq++;
         if (type === "turn.failed") failure ??= `a turn failed: ${text.slice(0, 300)}`;
         if (type === "turn.completed" || type === "turn.failed") seat.ended();
       });
@@ -171,8 +200,9 @@ export async function seatAudience(subject: Subject, conversations: number, each
   let turn = 0;
   return {
     conversations: ids,
-    async turns(pace, rampMs) {
-      clock = new Clock();
+    async turns(pace) {
+      const reading = new Clock(pace);
+      clock = reading;
       for (const seat of seats) seat.events = 0;
       const ends = seats.map((seat) => new Promise<void>((done) => Object.assign(seat, { ended: done })));
       const id = `turn-${++turn}`;
@@ -180,13 +210,13 @@ export async function seatAudience(subject: Subject, conversations: number, each
       for (const [nth, { socket }] of speakers.entries()) {
         setTimeout(
           () => socket.send(JSON.stringify({ type: "send", id, content: "Tell me.", options })),
-          (rampMs * nth) / conversations,
+          beginningOf(nth, pace),
         );
       }
       await inTime(Promise.all(ends), "the ends of all turns").finally(good);
       const short = seats.find(({ events }) => events !== pace.events);
       if (short) throw new SubjectFailed(`a viewer saw ${short.events} of ${pace.events} events`);
-      return clock.delays;
+      return reading.delays;
     },
     async beat() {
       await answers(seats, "ping", "all pongs");

@@ -24,8 +24,8 @@ import { BEGUN_LINE, writeWatched } from "./watched.ts";
 /** An object sleeps after ten seconds without work; this is that and a little more. */
 const SLEEP_MS = 14_000;
 const QUIET_MS = 1_500;
-/** The beginnings of streams and turns are spread over this. */
-const RAMP_MS = 2_000;
+/** A first turn for each conversation, in which the runtime compiles what it runs. */
+const WARM_UP: Pace = { events: 40, gapMs: 50, rampMs: 2_000 };
 /**
  * Where the storage of all objects lies while delays are measured, if there is such a place: the local runtime waits for
  * the disk (fsync) once for each commit, on the one thread that all objects share, which no deployed one does.
@@ -67,7 +67,8 @@ async function main(): Promise<number> {
   const bundle = writeWatched(join(BUILD, "sessions-gateway"));
   const pins = pinning(!values["no-pin"]);
   const machine = describeMachine(pins);
-  const pace: Pace = { events: quick ? 15 : 50, gapMs: 200 };
+  // As long as all are under way at once for eight seconds (three): more beginnings in a second than 90 fill the core.
+  const pace: Pace = quick ? { events: 40, gapMs: 200, rampMs: 4_000 } : { events: 100, gapMs: 200, rampMs: 11_000 };
   const size = quick ? { conversations: 50, viewers: 250 } : { conversations: 200, viewers: 1_000 };
 
   const upstream = started(start(pins?.load, join(BUILD, "upstream"), []));
@@ -81,12 +82,13 @@ async function main(): Promise<number> {
   // First, since the loans of the runtimes that are killed last take half a minute to run out; nothing else is left to do there.
   progress(`${plan.sockets + plan.objects + plan.processes} kills`);
   const survived = await kills(plan, async (url, port) =>
-    serve(url, pins, { bundle, port, stateDir: join(folder, "state") }),
+    serve("sluice", url, pins, { bundle, port, stateDir: join(folder, "state") }),
   );
 
-  const served = await serve(upstreamUrl, pins, { bundle, stateDir: join(folder, "measured") });
+  const served = await serve("sluice", upstreamUrl, pins, { bundle, stateDir: join(folder, "measured") });
+  const floor = await serve("bare-object", upstreamUrl, pins, { stateDir: join(folder, "floor") });
   const direct: Subject = { name: "direct", port: upstreamPort, key: "sk-ant-benchmark", pid: null };
-  const gateway = subjectOf(served);
+  const [gateway, bare] = [subjectOf(served, "sluice"), subjectOf(floor, "bare-object")];
   const runs: Run[] = [];
   const run = async (title: string, streams: number, subject: Subject, work: () => Promise<Delays>): Promise<void> => {
     runs.push(await measure(title, streams, subject, work));
@@ -96,13 +98,16 @@ async function main(): Promise<number> {
   const before = residentMb(gateway.pid ?? 0);
   const audience = await seatAudience(gateway, conversations, viewers / conversations);
   const seated = residentMb(gateway.pid ?? 0);
-  await audience.turns({ events: 5, gapMs: pace.gapMs }, RAMP_MS);
+  const floorAudience = await seatAudience(bare, conversations, viewers / conversations);
+  for (const warmed of [audience, floorAudience]) await warmed.turns(WARM_UP);
   for (let round = 0; round < (quick ? 1 : 3); round++) {
-    await run("direct", viewers, direct, () => plainStreams(direct, viewers, pace, RAMP_MS));
-    await run("plain streams", viewers, gateway, () => plainStreams(gateway, viewers, pace, RAMP_MS));
-    await run("plain streams", conversations, gateway, () => plainStreams(gateway, conversations, pace, RAMP_MS));
-    await run("viewers of conversations", viewers, gateway, () => audience.turns(pace, RAMP_MS));
+    await run("direct", viewers, direct, () => plainStreams(direct, viewers, pace));
+    await run("plain streams", viewers, gateway, () => plainStreams(gateway, viewers, pace));
+    await run("viewers of a bare object", viewers, bare, () => floorAudience.turns(pace));
+    await run("viewers of conversations", viewers, gateway, () => audience.turns(pace));
   }
+  await floorAudience.close();
+  await stop(floor.child);
   served.begun.clear();
 
   const idle = await sleep(audience, served, conversations);
@@ -114,7 +119,7 @@ async function main(): Promise<number> {
     quick || !inMemory
       ? []
       : await compareOnDisk(direct, pace, () =>
-          serve(upstreamUrl, pins, { bundle, stateDir: join(folderIn(tmpdir()), "disk") }),
+          serve("sluice", upstreamUrl, pins, { bundle, stateDir: join(folderIn(tmpdir()), "disk") }),
         );
 
   const measured = { machine, pace, inMemory, runs, onDisk, idle, survived, paid, plan, memory: { before, seated } };
@@ -143,13 +148,13 @@ async function compareOnDisk(direct: Subject, pace: Pace, start: () => Promise<S
   progress("the same on a disk");
   const { conversations, viewers } = ON_DISK;
   const served = await start();
-  const gateway = subjectOf(served);
+  const gateway = subjectOf(served, "sluice");
   const audience = await seatAudience(gateway, conversations, viewers / conversations);
-  await audience.turns({ events: 5, gapMs: pace.gapMs }, RAMP_MS);
+  await audience.turns(WARM_UP);
   const runs = [
-    await measure("direct", viewers, direct, () => plainStreams(direct, viewers, pace, RAMP_MS)),
-    await measure("plain streams", viewers, gateway, () => plainStreams(gateway, viewers, pace, RAMP_MS)),
-    await measure("viewers of conversations", viewers, gateway, () => audience.turns(pace, RAMP_MS)),
+    await measure("direct", viewers, direct, () => plainStreams(direct, viewers, pace)),
+    await measure("plain streams", viewers, gateway, () => plainStreams(gateway, viewers, pace)),
+    await measure("viewers of conversations", viewers, gateway, () => audience.turns(pace)),
   ];
   await audience.close();
   await stop(served.child);
@@ -163,9 +168,14 @@ async function clean(): Promise<void> {
 
 type Served = { readonly child: ChildProcess; readonly ready: Ready; readonly begun: Set<string> };
 
-/** The gateway, and the lines of the objects that the runtime has made. */
-async function serve(upstreamUrl: string, pins: Pinning, options: ServeOptions): Promise<Served> {
-  const args = [join(ROOT, "bench/serve.ts"), "sluice", upstreamUrl, JSON.stringify(options)];
+/** A subject, and the lines of the objects that the runtime has made for it. */
+async function serve(
+  subject: "sluice" | "bare-object",
+  upstreamUrl: string,
+  pins: Pinning,
+  options: ServeOptions,
+): Promise<Served> {
+  const args = [join(ROOT, "bench/serve.ts"), subject, upstreamUrl, JSON.stringify(options)];
   const child = started(start(pins?.subject, process.execPath, args));
   const ready = JSON.parse(await firstLine(child)) as Ready;
   const begun = new Set<string>();
@@ -197,8 +207,8 @@ async function sleep(audience: Audience, { child, begun }: Served, count: number
   return { conversations: count, woken: begun.size, cpuShare, mb };
 }
 
-function subjectOf({ child, ready }: Served): Subject {
-  return { name: "sluice", port: ready.port, key: ready.key, pid: child.pid ?? null };
+function subjectOf({ child, ready }: Served, name: Subject["name"]): Subject {
+  return { name, port: ready.port, key: ready.key, pid: child.pid ?? null };
 }
 
 function folderIn(parent: string): string {
