@@ -9,7 +9,10 @@
  */
 export type Outcome = "complete" | "client_gone" | "upstream_cut" | "error" | "unreported";
 
-/** What refused a call, or null. `workspace_…`: a limit that the workspace's keys share. */
+/**
+ * What refused a call, or null. `workspace_…`: a limit that the workspace's keys share. `guardrails`: they refused the
+ * request, or withheld the answer.
+ */
 export type Denial =
   | "requests"
   | "input_tokens"
@@ -21,7 +24,8 @@ export type Denial =
   | "workspace_output_tokens"
   | "workspace_concurrency"
   | "workspace_budget"
-  | "ledger";
+  | "ledger"
+  | "guardrails";
 
 /** Times in milliseconds since the epoch, durations in ms, money in µUSD, everything else as named. */
 export type AuditRecord = {
@@ -80,4 +84,14 @@ export type AuditRecord = {
   /** The conversation that the call is about, and the turn that it was made for. */
   readonly conversation_id: string | null;
   readonly turn_id: string | null;
+  /** Who a foreign token spoke for. Null: the call came with no such token. */
+  readonly subject: string | null;
+  /** The template that the call's words come from, and its version. */
+  readonly template: string | null;
+  readonly template_version: number | null;
+  /** What guardrails found: JSON text of counts per type, never text. Null: nothing. */
+  readonly findings: string | null;
+  /** The row's place in the chain of its key, from 1, and its link (chain.ts). Null: of a release that had no chain. */
+  readonly chain_seq: number | null;
+  readonly chain_hash: string | null;
 };

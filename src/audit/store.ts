@@ -1,12 +1,13 @@
 /** Audit records in D1: written in bulk by the ledgers' outboxes, read in pages by time. */
 import { timePrefix } from "../wire/ids.ts";
+import type { LinkedRow } from "./chain.ts";
 import type { AuditRecord, Denial, Outcome } from "./record.ts";
 
 /** What a field that a record leaves out means: null, a count, or that the record is not one. */
 type Missing = "null" | 0 | 1 | "refused";
 
 /** Every column, in the order of the table. Typed against the record, so that neither can drift from the other. */
-const COLUMNS: Readonly<Record<keyof AuditRecord, Missing>> = {
+export const COLUMNS: Readonly<Record<keyof AuditRecord, Missing>> = {
   request_id: "refused",
   upstream_request_id: "null",
   key_id: "refused",
@@ -49,17 +50,30 @@ const COLUMNS: Readonly<Record<keyof AuditRecord, Missing>> = {
   replayed: 0,
   conversation_id: "null",
   turn_id: "null",
+  subject: "null",
+  template: "null",
+  template_version: "null",
+  findings: "null",
+  chain_seq: "null",
+  chain_hash: "null",
 };
 export const AUDIT_COLUMNS = Object.keys(COLUMNS) as (keyof AuditRecord)[];
+/** Of a row's JSON: each field but those of the chain, what stands before its value, and which number may be left out. */
+const MEMBERS = AUDIT_COLUMNS.filter((name) => name !== "chain_seq" && name !== "chain_hash").map(
+  (name) => [name, `,"${name}":`, COLUMNS[name]] as const,
+);
 
 /**
  * NOT NULL columns refuse the whole statement: `OR IGNORE` would pass over such a row in silence. `jsonb_each`, because
  * `json_each` writes each record out as text for its fields to be read from, which is most of what an insert costs.
+ * Stores nothing at all where one of the rows is there under another number, or none; tells of each row that is new.
  */
 const INSERT = `INSERT INTO audit (${AUDIT_COLUMNS.join(", ")})
   SELECT ${AUDIT_COLUMNS.map((name) => stored(name, COLUMNS[name])).join(", ")}
-  FROM jsonb_each(?) WHERE true
-  ON CONFLICT (request_id) DO NOTHING`;
+  FROM jsonb_each(?1) WHERE NOT EXISTS (
+    SELECT 1 FROM jsonb_each(?1) AS given JOIN audit AS known ON known.request_id = given.value->>'request_id'
+    WHERE known.chain_seq IS NOT given.value->>'chain_seq')
+  ON CONFLICT (request_id) DO NOTHING RETURNING 1`;
 
 function stored(name: string, missing: Missing): string {
   const field = `value->>'${name}'`;
@@ -67,12 +81,48 @@ function stored(name: string, missing: Missing): string {
 }
 
 /**
- * Stores records, the JSON text of an array of them, in one statement with one parameter; all of them or, if one is
- * refused, none. One whose request id is there already is left as it is. Fields that are null, counts that are 0 and
- * `requests` of 1 may be left out.
+ * Stores rows with their links (chain.ts) in one statement with one parameter: all of them or, if one is refused or there
+ * under another number, none. One that is there already is left as it is. Returns how many are new.
  */
-export async function insertAudit(db: D1Database, records: string): Promise<void> {
-  await db.prepare(INSERT).bind(records).run();
+export async function insertLinked(db: D1Database, rows: readonly LinkedRow[]): Promise<number> {
+  const { results } = await db
+    .prepare(INSERT)
+    .bind(`[${rows.map(lean).join(",")}]`)
+    .run();
+  return results.length;
+}
+
+/** A row as JSON, without what its absence means as well: D1 takes 2 MB. Written by hand: a lean object to be written costs twice as much. */
+function lean({ row, chain_seq, chain_hash }: LinkedRow): string {
+  let json = "";
+  for (const [name, prefix, missing] of MEMBERS) {
+    const value = row[name];
+    if (typeof value === "string") json += prefix + JSON.stringify(value);
+    else if (value !== null && value !== missing) json += prefix + value;
+  }
+  const place = chain_seq === null ? "" : `,"chain_seq":${chain_seq},"chain_hash":"${chain_hash}"`;
+  return `{${(json + place).slice(1)}}`;
+}
+
+/** Those of these request ids that are there, and their rows' numbers. */
+export async function knownNumbers(
+  db: D1Database,
+  requestIds: readonly unknown[],
+): Promise<ReadonlyMap<string, number | null>> {
+  const { results } = await db
+    .prepare("SELECT request_id, chain_seq FROM json_each(?) JOIN audit ON request_id = value")
+    .bind(JSON.stringify(requestIds))
+    .run<{ request_id: string; chain_seq: number | null }>();
+  return new Map(results.map(({ request_id, chain_seq }) => [request_id, chain_seq]));
+}
+
+/** The newest row of a key that has no link; empty: there is none. */
+export async function lastUnlinked(db: D1Database, key: string): Promise<string> {
+  const { results } = await db
+    .prepare("SELECT max(request_id) AS last FROM audit WHERE key_id = ? AND chain_seq IS NULL")
+    .bind(key)
+    .run<{ last: string | null }>();
+  return results[0]?.last ?? "";
 }
 
 export type AuditFilter = {
@@ -86,6 +136,7 @@ export type AuditFilter = {
   readonly route?: string;
   readonly session?: string;
   readonly conversation?: string;
+  readonly template?: string;
   /** Milliseconds since the epoch, inclusive. */
   readonly from?: number;
   /** Milliseconds since the epoch, exclusive. */
@@ -136,6 +187,7 @@ const searched = (filter: AuditFilter): Term[] => [
   ["route = ?", filter.route],
   ["session_id = ?", filter.session],
   ["conversation_id = ?", filter.conversation],
+  ["template = ?", filter.template],
 ];
 
 /** Below every request id of this moment or a later one. */

@@ -74,6 +74,8 @@ export class BatchQueue {
     sql.exec(
       "CREATE TABLE IF NOT EXISTS outbox_total (id INTEGER PRIMARY KEY CHECK (id = 1), parked INTEGER NOT NULL, dropped INTEGER NOT NULL, missed INTEGER NOT NULL)",
     );
+    // Apart from the places: an earlier release, which replaces those whole, would take it away.
+    sql.exec("CREATE TABLE IF NOT EXISTS outbox_note (name TEXT PRIMARY KEY, note TEXT NOT NULL) WITHOUT ROWID");
     this.#carryOver();
     const [totals] = sql.exec<Totals>("SELECT parked, dropped, missed FROM outbox_total").toArray();
     this.#totals = totals ?? { parked: 0, dropped: 0, missed: 0 };
@@ -164,6 +166,16 @@ export class BatchQueue {
       failures,
       due,
     );
+  }
+
+  /** What a consumer has noted with its place; empty: nothing. */
+  noteOf(consumer: string): string {
+    const [kept] = this.#sql.exec<{ note: string }>("SELECT note FROM outbox_note WHERE name = ?", consumer).toArray();
+    return kept?.note ?? "";
+  }
+
+  keepNote(consumer: string, note: string): void {
+    this.#sql.exec("INSERT OR REPLACE INTO outbox_note (name, note) VALUES (?, ?)", consumer, note);
   }
 
   /** Counts the rows that a consumer will not get, as its place is moved from one batch to another. */

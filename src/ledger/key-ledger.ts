@@ -7,7 +7,8 @@
  * Accepted: what an isolate that dies had been lent is booked in full (`unreported`), though some of it was never used.
  */
 import { DurableObject } from "cloudflare:workers";
-import { auditConsumer } from "../audit/consumer.ts";
+import { type ChainEnd, type ChainKeeper, readEnds } from "../audit/chain.ts";
+import { AUDIT_CONSUMER, auditConsumer } from "../audit/consumer.ts";
 import type { AuditRecord } from "../audit/record.ts";
 import { completePolicy, type KeyPolicy, type Rules } from "../identity/key-record.ts";
 import { loadPolicy } from "../identity/key-store.ts";
@@ -30,7 +31,7 @@ const LOOK_AGAIN_MS = 60_000;
 /** What isolates last said of their open streams counts for this long. */
 const STREAMS_KNOWN_MS = 2 * LOAN_EXPIRES_MS;
 
-export class KeyLedger extends DurableObject<Env> implements Ledger {
+export class KeyLedger extends DurableObject<Env> implements Ledger, ChainKeeper {
   readonly #account: Account;
   readonly #outbox: Outbox;
   readonly #metrics: MetricsConsumer;
@@ -129,6 +130,10 @@ export class KeyLedger extends DurableObject<Env> implements Ledger {
     this.#account.setRules(complete(policy), Date.now());
     this.ctx.storage.sql.exec("INSERT OR REPLACE INTO policy (id, json) VALUES (1, ?)", JSON.stringify(policy));
     this.#store();
+  }
+
+  async chainEnd(key: string): Promise<ChainEnd | null> {
+    return readEnds(this.#outbox.noteOf(AUDIT_CONSUMER))[key] ?? null;
   }
 
   /** Never throws: an alarm that throws is given up after six tries. */

@@ -36,8 +36,12 @@ export type Consumer = {
   readonly name: string;
   /** Records of one delivery, unless one batch alone holds more. */
   readonly maxRows: number;
-  /** Takes batches over, in order. They may come again. Rejects when that failed, wholly or in part. */
-  deliver(batches: readonly Batch[]): Promise<void>;
+  /**
+   * Takes batches over, in order. They may come again. Rejects when that failed, wholly or in part. `note` is what the
+   * delivery before has returned, left out at first: kept with its place in the queue, so a repeated delivery gets the
+   * note that it got before.
+   */
+  deliver(batches: readonly Batch[], note?: string): Promise<string | undefined>;
   /** At the cap its backlog is given up, and counted, before any new record is refused. */
   readonly mayMiss?: boolean;
   /**
@@ -77,6 +81,8 @@ type Line = {
   readonly consumer: Consumer;
   /** The last batch it has taken over. */
   cursor: number;
+  /** What it has noted there. */
+  note: string;
   /** In a row, over restarts. */
   failures: number;
   /** When it wants to be served; null: it has everything, or is being served. */
@@ -85,7 +91,14 @@ type Line = {
 };
 
 /** What one consumer may still do in this flush, and how often in a row it had failed before. */
-type Visit = { left: number; readonly until: number; readonly now: number; readonly failures: number };
+type Visit = {
+  left: number;
+  readonly until: number;
+  readonly now: number;
+  readonly failures: number;
+  /** Of the last delivery; ahead of the line's while only a part of a batch is taken over. */
+  note: string;
+};
 
 /** How a delivery ended; "pause": this flush has done enough, the next one goes on. */
 type Sent = { readonly kind: "done" | "pause" } | { readonly kind: "failed"; readonly error: unknown };
@@ -110,8 +123,9 @@ export class Outbox {
     this.#clock = options.clock ?? Date.now;
     this.#lines = consumers.map((consumer) => {
       const { cursor, failures, due } = queue.place(consumer.name);
+      const note = queue.noteOf(consumer.name);
       // The platform takes no alarm at 0; any other past moment means at once.
-      return { consumer, cursor, failures, dueAt: cursor < queue.lastSeq ? Math.max(1, due) : null, busy: false };
+      return { consumer, cursor, note, failures, dueAt: cursor < queue.lastSeq ? Math.max(1, due) : null, busy: false };
     });
   }
 
@@ -147,6 +161,11 @@ export class Outbox {
     this.#arm();
   }
 
+  /** What a consumer has noted with its place. */
+  noteOf(consumer: string): string {
+    return this.#lines.find((line) => line.consumer.name === consumer)?.note ?? "";
+  }
+
   /** For metrics and health: cheap, whatever waits. */
   state(now: number): OutboxState {
     const { rows, bytes, totals } = this.#queue;
@@ -162,7 +181,13 @@ export class Outbox {
 
   async #serve(line: Line, now: number): Promise<void> {
     line.busy = true;
-    const visit: Visit = { left: DELIVERIES_PER_FLUSH, until: this.#clock() + FLUSH_MS, now, failures: line.failures };
+    const visit: Visit = {
+      left: DELIVERIES_PER_FLUSH,
+      until: this.#clock() + FLUSH_MS,
+      now,
+      failures: line.failures,
+      note: line.note,
+    };
     line.dueAt = null;
     let sent: Sent;
     try {
@@ -200,7 +225,7 @@ export class Outbox {
   /** Delivers batches, or as many of their records as the consumer takes. */
   async #carry(line: Line, batches: readonly Batch[], visit: Visit): Promise<Sent> {
     if (visit.left-- <= 0 || this.#clock() > visit.until) return PAUSE;
-    const sent = await this.#deliver(line, batches);
+    const sent = await this.#deliver(line, batches, visit);
     const last = batches.at(-1);
     const first = batches[0];
     if (!first || !last) return DONE;
@@ -220,6 +245,9 @@ export class Outbox {
     }
     line.cursor = Math.max(line.cursor, last.seq);
     line.failures = 0;
+    // In one transaction with the place: no await between them.
+    if (visit.note !== line.note) this.#queue.keepNote(line.consumer.name, visit.note);
+    line.note = visit.note;
     this.#keepPlace(line);
     this.#forget();
     return DONE;
@@ -233,7 +261,7 @@ export class Outbox {
     let sent: Sent = DONE;
     for (let tries = 0; tries < (items.length === 1 ? PARK_AFTER : 1); tries++) {
       if (visit.left-- <= 0 || this.#clock() > visit.until) return PAUSE;
-      sent = await this.#deliver(line, [{ seq, records }]);
+      sent = await this.#deliver(line, [{ seq, records }], visit);
       if (sent.kind !== "failed") return sent;
       if (!(await this.#isRefusal(line, sent.error, visit))) return sent;
     }
@@ -243,9 +271,9 @@ export class Outbox {
     return half.kind === "done" ? this.#carryItems(line, seq, items.slice(middle), visit) : half;
   }
 
-  async #deliver(line: Line, batches: readonly Batch[]): Promise<Sent> {
+  async #deliver(line: Line, batches: readonly Batch[], visit: Visit): Promise<Sent> {
     try {
-      await this.#inTime(line.consumer.deliver(batches));
+      visit.note = (await this.#inTime(line.consumer.deliver(batches, visit.note))) ?? visit.note;
       return DONE;
     } catch (error) {
       return { kind: "failed", error };

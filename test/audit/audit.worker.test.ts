@@ -2,12 +2,13 @@ import { env } from "cloudflare:workers";
 import fc from "fast-check";
 import { beforeAll, describe, expect, it, vi } from "vitest";
 import type { AuditRecord } from "../../src/audit/record.ts";
-import { AUDIT_COLUMNS, insertAudit, readAudit, walkAudit } from "../../src/audit/store.ts";
+import { AUDIT_COLUMNS, readAudit, walkAudit } from "../../src/audit/store.ts";
 import { sumUsage, type UsageGroup } from "../../src/audit/usage.ts";
 import { newId } from "../../src/wire/ids.ts";
 import { call, database, auditRecord as plainRecord, problem, send } from "../admin/control-plane.ts";
+import { storeAudit } from "../support/store-audit.ts";
 
-const store = (rows: readonly Partial<AuditRecord>[]) => insertAudit(env.DB, JSON.stringify(rows));
+const store = (rows: readonly Partial<AuditRecord>[]) => storeAudit(env.DB, rows);
 const auditRecord = (changes: Partial<AuditRecord> = {}): AuditRecord => ({
   ...plainRecord(),
   requests: 1,
@@ -43,7 +44,7 @@ beforeAll(() => {
   for (const level of ["log", "error"] as const) vi.spyOn(console, level).mockImplementation(() => {});
 });
 
-describe("insertAudit", () => {
+describe("insertLinked", () => {
   it("knows every column of the table and no other", async () => {
     const { results } = await env.DB.prepare("SELECT name FROM pragma_table_info('audit')").all<{ name: string }>();
     expect(results.map((column) => column.name)).toEqual(AUDIT_COLUMNS);
@@ -69,9 +70,9 @@ describe("insertAudit", () => {
     const stored = await env.DB.prepare("SELECT * FROM audit WHERE workspace = 'ws_fields' ORDER BY request_id").all();
     expect(stored.results).toEqual(rows);
     const { statements, env: bindings } = database();
-    await insertAudit(bindings.DB, JSON.stringify(rows));
+    await storeAudit(bindings.DB, rows);
     expect(statements.length).toBe(1);
-    expect(statements[0]?.match(/\?/g)?.length).toBe(1);
+    expect(new Set(statements[0]?.match(/\?\d*/g))).toEqual(new Set(["?1"]));
   });
 
   it("U-05 takes a record once, however often it comes, and keeps the first", async () => {
@@ -88,7 +89,7 @@ describe("insertAudit", () => {
   });
 });
 
-describe("insertAudit with fields left out", () => {
+describe("insertLinked with fields left out", () => {
   const whole = (changes: Partial<AuditRecord> = {}) => auditRecord({ workspace: "ws_lean", ...changes });
   const lean = (row: AuditRecord) =>
     Object.fromEntries(
@@ -221,6 +222,7 @@ describe("GET /admin/audit", () => {
       { denial: "workspace_budget", status: 429, outcome: "error", admission: null },
       { outcome: "unreported", requests: -3, drained: 1 },
       { conversation_id: conversation, turn_id: "turn_1" },
+      { template: "greeting", template_version: 3, subject: "repo:a/b", findings: '{"EMAIL":2}' },
     ];
     const rows = odd.map((changes, i) => auditRecord({ workspace, at: NOON + i, ...changes }));
     await store([...rows, auditRecord({ workspace: "ws_other", key_id: key })]);
@@ -238,9 +240,11 @@ describe("GET /admin/audit", () => {
     expect(await found("session=session%201")).toEqual(one(5));
     expect(await found(`conversation=${conversation}`)).toEqual(one(8));
     expect(await found(`conversation=${newId("conv", NOON)}0123456789abcdef`)).toEqual([]);
+    expect(await found("template=greeting")).toEqual(one(9));
+    expect(await found("template=greetin")).toEqual([]);
     expect(await found(`key=${key}&status=429`)).toEqual([]);
     expect((await list(`key=${key}`)).data.length).toBe(2);
-    expect((await found("")).length).toBe(9);
+    expect((await found("")).length).toBe(10);
   });
 
   it("takes `from` inclusive and `to` exclusive, to the millisecond and in any time zone", async () => {

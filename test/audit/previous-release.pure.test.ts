@@ -33,8 +33,9 @@ it("0.2.0 writes its audit rows, which no pool and no cache had a part in", () =
   db.prepare(`INSERT INTO audit (${columns.join()}) VALUES (${columns.map(() => "?").join()})`).run(
     ...columns.map((name) => row[name as keyof typeof row] as string | number | null),
   );
+  const linked = { subject: null, template: null, findings: null, chain_seq: null, chain_hash: null };
   const beside = { upstream: null, attempts: 0, cache: null, replayed: 0, conversation_id: null, turn_id: null };
-  expect({ ...db.prepare("SELECT * FROM audit").get() }).toMatchObject({ ...row, ...beside });
+  expect({ ...db.prepare("SELECT * FROM audit").get() }).toMatchObject({ ...row, ...beside, ...linked });
   expect({ ...db.prepare("SELECT * FROM usage_hourly").get() }).toMatchObject({ requests: 1, cost_micro_usd: 7 });
 });
 

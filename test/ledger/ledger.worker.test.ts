@@ -13,6 +13,7 @@ import { loadUpstreamRules, upstreamRules } from "../../src/ledger/upstream-rule
 import type { UpstreamRecord } from "../../src/upstream/upstream.ts";
 import { insertUpstream } from "../../src/upstream/upstream-store.ts";
 import { newId } from "../../src/wire/ids.ts";
+import { SOME_CHANGE } from "../support/changes.ts";
 
 /** A key that stands in D1, as the control plane leaves it. */
 async function makeKey(fields: Partial<KeyRecord> = {}): Promise<KeyRecord & { key: string }> {
@@ -35,7 +36,7 @@ async function makeKey(fields: Partial<KeyRecord> = {}): Promise<KeyRecord & { k
     secrets: [{ sha256: minted.secretSha256, hint: minted.hint, created_at: now, expires_at: null }],
     ...fields,
   };
-  await insertKey(env.DB, record);
+  await insertKey(env.DB, record, SOME_CHANGE);
   return { ...record, key: minted.key };
 }
 
@@ -218,10 +219,14 @@ describe("KeyLedger", () => {
 
   it("keeps a workspace's rules, and none for one that was never made", async () => {
     const id = newId("ws", Date.now());
-    const rules = { limits: { concurrent_requests: 1 }, budget: null, cache_epoch: 0 };
+    const rules = { limits: { concurrent_requests: 1 }, budget: null, cache_epoch: 0, guardrails: null };
     const empty = await env.KEY_LEDGER.getByName(`ws:${id}`).exchange(message());
     expect(empty?.policy).toMatchObject({ id, version: 0, limits: {}, budget: null });
-    await insertWorkspace(env.DB, { id, version: 1, name: "n", metadata: {}, created_at: 1, updated_at: 1, ...rules });
+    await insertWorkspace(
+      env.DB,
+      { id, version: 1, name: "n", metadata: {}, created_at: 1, updated_at: 1, ...rules },
+      SOME_CHANGE,
+    );
     await env.KEY_LEDGER.getByName(`ws:${id}`).putPolicy({ id, version: 1, ...rules });
     await evictDurableObject(env.KEY_LEDGER.getByName(`ws:${id}`));
     expect((await env.KEY_LEDGER.getByName(`ws:${id}`).exchange(asking("a")))?.state.slots).toEqual({
@@ -249,7 +254,7 @@ describe("KeyLedger", () => {
       updated_at: 1,
       version: 1,
     };
-    await insertUpstream(env.DB, record);
+    await insertUpstream(env.DB, record, SOME_CHANGE);
     await ledger().putPolicy(upstreamRules(record));
     await evictDurableObject(ledger());
     expect((await ledger().exchange(asking("a")))?.state.slots).toEqual({ limit: 2, free: 1 });

@@ -3,7 +3,9 @@ import { evictDurableObject, runDurableObjectAlarm, runInDurableObject } from "c
 import { env } from "cloudflare:workers";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { readEnds } from "../../src/audit/chain.ts";
 import { auditConsumer } from "../../src/audit/consumer.ts";
+import { verifyChain } from "../../src/audit/verify.ts";
 import type { Batch } from "../../src/ledger/batch-queue.ts";
 import { type Consumer, Outbox, type OutboxOptions } from "../../src/ledger/outbox.ts";
 import { newId } from "../../src/wire/ids.ts";
@@ -226,7 +228,7 @@ describe("Outbox: consumers", () => {
           throw new Error("no text either");
         },
       };
-      const fates: (() => Promise<void>)[] = [
+      const fates: (() => Promise<undefined>)[] = [
         () => {
           throw new Error("at once");
         },
@@ -479,7 +481,7 @@ describe("Outbox: what a simulation finds", () => {
           fc.integer({ min: 1, max: 20 }),
           async (steps, maxRows) => {
             runs++;
-            for (const table of ["outbox_batch", "outbox_consumer", "parked", "outbox_total"]) {
+            for (const table of ["outbox_batch", "outbox_consumer", "outbox_note", "parked", "outbox_total"]) {
               storage.sql.exec(`DROP TABLE IF EXISTS ${table}`);
             }
             let now = START;
@@ -489,6 +491,8 @@ describe("Outbox: what a simulation finds", () => {
             // The other sides, which outlive every restart of this one.
             const arrived: string[] = [];
             const known = new Set<string>();
+            // What each was numbered when it was first stored: as the note that comes with a delivery says.
+            const numbers = new Map<string, number>();
             const reported = new Set<string>();
             const counted: string[] = [];
             let countedThrough = 0;
@@ -497,18 +501,24 @@ describe("Outbox: what a simulation finds", () => {
             const database: Consumer = {
               name: "audit",
               maxRows,
-              async deliver(batches) {
+              async deliver(batches, note = "0") {
                 const current = left-- > 0 ? "works" : fate;
                 if (current === "away") throw new Error("away");
                 if (current === "unclear") throw new Error("hm");
                 const ids = idsOf(batches);
                 if (ids.some((id) => poison.has(id))) throw new Error(maxRows % 2 ? "refused" : "hm");
+                let number = Number(note);
                 for (const id of ids) {
                   if (!known.has(id)) arrived.push(id);
                   known.add(id);
+                  number++;
+                  // The same at each repetition.
+                  expect(numbers.get(id) ?? number).toBe(number);
+                  numbers.set(id, number);
                 }
                 if (current === "silent") throw new Error("away");
                 if (current === "hangs") await new Promise(() => {});
+                return String(number);
               },
               refusals: {
                 judge: (error) => {
@@ -562,6 +572,7 @@ describe("Outbox: what a simulation finds", () => {
             expect([rows, bytes, dropped, failures]).toEqual([0, 0, 0, 0]);
             expect(arrived).toEqual(sent.filter((id) => !poison.has(id)));
             expect(counted).toEqual(sent);
+            expect([...numbers.values()]).toEqual(arrived.map((_, i) => i + 1));
             expect(parked).toBe(poison.size);
             const kept = storage.sql
               .exec<{ request_id: string }>("SELECT request_id FROM parked ORDER BY id")
@@ -592,9 +603,9 @@ describe("Outbox: into D1", () => {
       const consumer = auditConsumer(db);
       const watched: Consumer = {
         ...consumer,
-        deliver: (batches) => {
+        deliver: (batches, note) => {
           order.push(...batches.map((batch) => batch.seq));
-          return consumer.deliver(batches);
+          return consumer.deliver(batches, note);
         },
       };
       const outbox = new Outbox(storage, [watched], { ...NO_ALARM, clock: () => now });
@@ -619,6 +630,12 @@ describe("Outbox: into D1", () => {
       expect(outbox.state(now)).toMatchObject({ rows: 0, bytes: 0, dropped: 0, parked: 0 });
     });
     expect(await inD1(keyId)).toEqual({ rows: 180_000, cost: 7 * 180_000, requests: 180_000 });
+    const ends = await env.DB.prepare(
+      "SELECT min(chain_seq) AS first, max(chain_seq) AS last, count(DISTINCT chain_seq) AS n FROM audit WHERE key_id = ?",
+    )
+      .bind(keyId)
+      .first();
+    expect(ends).toEqual({ first: 1, last: 180_000, n: 180_000 });
   }, 120_000);
 
   it("U-05 repeats a delivery whose note was lost with the object, and D1 counts it once", async () => {
@@ -629,10 +646,11 @@ describe("Outbox: into D1", () => {
       const committed = Promise.withResolvers<void>();
       const dying: Consumer = {
         ...consumer,
-        async deliver(batches) {
-          await consumer.deliver(batches);
+        async deliver(batches, note) {
+          const noted = await consumer.deliver(batches, note);
           committed.resolve();
           await answer.promise;
+          return noted;
         },
       };
       const first = new Outbox(storage, [dying], NO_ALARM);
@@ -701,6 +719,9 @@ describe("Outbox: into D1", () => {
             const { results } = await env.DB.prepare("SELECT request_id FROM audit WHERE key_id = ?").bind(keyId).all();
             expect(results.map((row) => row.request_id).sort()).toEqual(good.sort());
             expect(storage.sql.exec("SELECT count(*) AS n FROM parked").one()).toEqual({ n: poison });
+            const end = readEnds(outbox.noteOf("audit"))[keyId] ?? null;
+            const walk = await verifyChain(env.DB, keyId, 1, 1_000, end);
+            expect(walk).toMatchObject({ verified: good.length, broken: null });
           });
         },
       ),
@@ -719,11 +740,11 @@ describe("Outbox: into D1", () => {
         [
           {
             ...consumer,
-            async deliver(batches) {
+            async deliver(batches, note) {
               if (batches.some(({ records }) => records.includes("canary"))) {
                 throw new Error("D1_ERROR: string or blob too big: SQLITE_TOOBIG");
               }
-              await consumer.deliver(batches);
+              return consumer.deliver(batches, note);
             },
           },
         ],
@@ -793,10 +814,10 @@ describe("Outbox: into D1", () => {
         [
           {
             ...consumer,
-            deliver: (batches) =>
+            deliver: (batches, note) =>
               batches.some(({ records }) => records.includes("odd"))
                 ? Promise.reject(new Error("D1_ERROR: something new"))
-                : consumer.deliver(batches),
+                : consumer.deliver(batches, note),
             refusals: {
               ...refusals,
               report: (parked) => (notes ? refusals.report(parked) : Promise.reject(new Error("away"))),

@@ -11,11 +11,12 @@ import {
   timeoutsFor,
 } from "../../src/identity/key-record.ts";
 import { insertKey, updateKey } from "../../src/identity/key-store.ts";
-import { insertWorkspace, purgeCache } from "../../src/identity/workspace-store.ts";
+import { insertWorkspace, updateWorkspace } from "../../src/identity/workspace-store.ts";
 import type { KeyLedger } from "../../src/ledger/key-ledger.ts";
 import { type Access, LeaseBook } from "../../src/ledger/lease-book.ts";
 import { LEASE_MS, type Ledger, type Message } from "../../src/ledger/protocol.ts";
 import { newId } from "../../src/wire/ids.ts";
+import { SOME_CHANGE } from "../support/changes.ts";
 
 const timeouts = { total_ms: 5_000 };
 const cache = { ttl_seconds: 60 };
@@ -68,7 +69,7 @@ const told = async (name: string) => (await ledgerOf(name).exchange(message(name
 
 it("a key's ledger that wakes up with a policy of 0.2.0 acts on it, and then on what D1 has beside it", async () => {
   const id = newId("key", Date.now());
-  await insertKey(env.DB, recordOf(id));
+  await insertKey(env.DB, recordOf(id), SOME_CHANGE);
   await ledgerOf(id).putPolicy(asRules(policyOfOld(id, 1)));
   await evictDurableObject(ledgerOf(id));
   expect(await told(id)).toMatchObject({ version: 1, limits: { requests_per_minute: 60 }, timeouts: {}, cache: null });
@@ -79,9 +80,9 @@ it("a key's ledger that wakes up with a policy of 0.2.0 acts on it, and then on 
 
 it("a change by a Worker of 0.2.0 takes nothing away that it does not know of", async () => {
   const id = newId("key", Date.now());
-  await insertKey(env.DB, recordOf(id));
+  await insertKey(env.DB, recordOf(id), SOME_CHANGE);
   expect(await told(id)).toMatchObject({ version: 1, timeouts, cache });
-  await updateKey(env.DB, { ...recordOf(id, 2), limits: { requests_per_minute: 7 } });
+  await updateKey(env.DB, { ...recordOf(id, 2), limits: { requests_per_minute: 7 } }, SOME_CHANGE);
   await ledgerOf(id).putPolicy(asRules({ ...policyOfOld(id, 2), limits: { requests_per_minute: 7 } }));
   expect(await told(id)).toMatchObject({ version: 2, limits: { requests_per_minute: 7 } });
   await vi.waitFor(async () => expect(await told(id)).toMatchObject({ version: 2, timeouts, cache }));
@@ -91,9 +92,9 @@ it("a change by a Worker of 0.2.0 takes nothing away that it does not know of", 
 it("a key's ledger that wakes up with a policy of 0.3.0 acts on it, and then on the aliases that D1 has beside it", async () => {
   const id = newId("key", Date.now());
   const aliases = { mine: "opus" };
-  const { aliases: _, ...beside } = KEY_DEFAULTS;
+  const { aliases: _, guardrails: __, ...beside } = KEY_DEFAULTS;
   const stored = { ...beside, ...policyOfOld(id, 1), timeouts, cache };
-  await insertKey(env.DB, { ...recordOf(id), aliases });
+  await insertKey(env.DB, { ...recordOf(id), aliases }, SOME_CHANGE);
   await ledgerOf(id).putPolicy(asRules(stored));
   await evictDurableObject(ledgerOf(id));
   expect(await told(id)).toMatchObject({ version: 1, timeouts, cache, aliases: {} });
@@ -103,19 +104,22 @@ it("a key's ledger that wakes up with a policy of 0.3.0 acts on it, and then on 
 it("a workspace's ledger that wakes up with rules of 0.2.0 learns from D1 what was purged", async () => {
   const id = newId("ws", Date.now());
   const rules = { limits: { concurrent_requests: 1 }, budget: null };
-  const record = { name: "n", metadata: {}, created_at: 1, updated_at: 1, cache_epoch: 0 };
-  await insertWorkspace(env.DB, { id, version: 1, ...rules, ...record });
-  const { version, cache_epoch } = await purgeCache(env.DB, id, 2);
+  const record = { name: "n", metadata: {}, created_at: 1, updated_at: 1, cache_epoch: 0, guardrails: null };
+  await insertWorkspace(env.DB, { id, version: 1, ...rules, ...record }, SOME_CHANGE);
+  const [version, cache_epoch] = [2, 1];
+  await updateWorkspace(env.DB, { id, ...rules, ...record, version, cache_epoch }, SOME_CHANGE);
   const name = `ws:${id}`;
   await ledgerOf(name).putPolicy({ id, version, ...rules });
   await evictDurableObject(ledgerOf(name));
   expect(await told(name)).toEqual({ id, version, ...rules });
-  await vi.waitFor(async () => expect(await told(name)).toEqual({ id, version, ...rules, cache_epoch }));
+  await vi.waitFor(async () =>
+    expect(await told(name)).toEqual({ id, version, ...rules, cache_epoch, guardrails: null }),
+  );
 });
 
 it("takes the records of 0.2.0 to D1 as those of calls that no pool had a part in", async () => {
   const id = newId("key", Date.now());
-  await insertKey(env.DB, recordOf(id));
+  await insertKey(env.DB, recordOf(id), SOME_CHANGE);
   const record = {
     request_id: newId("req", Date.now()),
     key_id: id,
@@ -158,7 +162,7 @@ it("an isolate lays the gateway's own limits of time over a policy that a ledger
   const book = new LeaseBook({ now: () => Date.now(), wait: (ms) => scheduler.wait(ms) });
   const policy = await book.policyOf("key_old", oldLedger(policyOfOld("key_old", 3)));
   if (typeof policy === "string") throw new Error(policy);
-  expect(policy).toEqual({ ...policyOfOld("key_old", 3), timeouts: {}, cache: null, aliases: {} });
+  expect(policy).toEqual({ ...policyOfOld("key_old", 3), timeouts: {}, cache: null, guardrails: null, aliases: {} });
   const own = { connectMs: 1, firstByteMs: 2, silenceMs: 3, totalMs: 4, streamTotalMs: 5 };
   expect(timeoutsFor(own, policy.timeouts)).toEqual(own);
 });
@@ -183,7 +187,9 @@ it("no cached answer is looked for while a ledger of 0.2.0 can't say what was pu
     });
   const rules = { id: "w", version: 2, limits: {}, budget: null };
   expect(await wishOf("ws_old_rules", rules)).toEqual({ ok: true, value: "bypass" });
-  expect(await wishOf("ws_new_rules", { ...rules, cache_epoch: 4 })).toMatchObject({ value: { claim: {} } });
+  expect(await wishOf("ws_new_rules", { ...rules, cache_epoch: 4, guardrails: null })).toMatchObject({
+    value: { claim: {} },
+  });
   // One that was never made has nothing purged.
   expect(await wishOf("ws_never_made", { ...rules, version: 0 })).toMatchObject({ value: { claim: {} } });
 });
