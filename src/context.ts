@@ -1,6 +1,7 @@
 /** What every handler gets: Hono's context with this call's own facts, and the one way to answer with a failure. */
 import type { Context } from "hono";
 import type { Settings } from "./env.ts";
+import type { Needs } from "./identity/scopes.ts";
 import { describeFailure, errorBody, type Failure, type WireError } from "./wire/errors.ts";
 
 /** Facts of one call, fixed when it arrives. */
@@ -23,6 +24,8 @@ export type LogFacts = {
   actor?: string;
   error_type?: string;
   error_kind?: string;
+  /** Why a token was not believed, in a word. */
+  token_refused?: string;
   /** The matched route's own name. */
   route?: string;
   /** The call settles, and that writes the line. */
@@ -32,6 +35,16 @@ export type LogFacts = {
 export type AppEnv = { Bindings: Env; Variables: { call: Call } };
 export type AppContext = Context<AppEnv>;
 export type Handler = (c: AppContext) => Response | Promise<Response>;
+/** A handler that says what it needs of its caller, and has seen to it before it does anything. The only sort of a route. */
+export type Guarded = Handler & { readonly needs: Needs };
+
+/** Says of a handler what it needs. Who calls this must have seen to it that the handler asks for just that. */
+export function guarded(needs: Needs, handle: Handler): Guarded {
+  return Object.assign(handle, { needs });
+}
+
+/** For everybody. */
+export const open = (handle: Handler): Guarded => guarded("nothing", handle);
 
 /** The answer for a failure, in Anthropic's shape; `headers` are added to the failure's own. */
 export function fail(c: AppContext, failure: Failure, headers: Readonly<Record<string, string>> = {}): Response {

@@ -36,6 +36,10 @@ export const wholeNumber = (min: number, max: number) => {
 export const matching = (pattern: RegExp, message: string) => z.string(message).check(z.regex(pattern, message));
 export const oneOf = <const T extends readonly string[]>(values: T) =>
   z.enum(values, `must be one of ${values.join(", ")}`);
+export const noneTwice = z.refine<readonly unknown[]>(
+  (list) => new Set(list).size === list.length,
+  "holds an entry twice",
+);
 /** Checked by hand: `z.record` would drop a pair named `__proto__` without a word. */
 export const metadata = z
   .custom<Readonly<Record<string, string>>>(
@@ -59,23 +63,29 @@ export const metadata = z
     }
   });
 
+/** Checks a value. `schema`: what it holds the value against, for the description of the API. */
+export type Parser<T> = ((value: unknown) => Result<T, Failure>) & { readonly schema: z.ZodMiniType<T> };
+
 /** A function that checks a value and tells everything that is wrong with it at once, and never repeats a value. */
-export function parser<T>(schema: z.ZodMiniType<T>): (value: unknown) => Result<T, Failure> {
-  return function parse(value) {
-    if (typeof value !== "object" || value === null || Array.isArray(value)) {
-      return err({ kind: "invalid_request", message: "the request body must be a JSON object" });
-    }
-    const parsed = schema.safeParse(value);
-    if (parsed.success) return ok(parsed.data);
-    const problems = parsed.error.issues.flatMap((issue) => {
-      if (issue.code === "unrecognized_keys") {
-        return issue.keys.map((name) => `${fieldName([...issue.path, name])}: unknown field`);
+export function parser<T>(schema: z.ZodMiniType<T>): Parser<T> {
+  return Object.assign(
+    function parse(value: unknown): Result<T, Failure> {
+      if (typeof value !== "object" || value === null || Array.isArray(value)) {
+        return err({ kind: "invalid_request", message: "the request body must be a JSON object" });
       }
-      return [`${fieldName(issue.path)}: ${isThere(value, issue.path) ? issue.message : "Field required"}`];
-    });
-    // A number can break one rule in two ways.
-    return err({ kind: "invalid_request", message: [...new Set(problems)].join("; ") });
-  };
+      const parsed = schema.safeParse(value);
+      if (parsed.success) return ok(parsed.data);
+      const problems = parsed.error.issues.flatMap((issue) => {
+        if (issue.code === "unrecognized_keys") {
+          return issue.keys.map((name) => `${fieldName([...issue.path, name])}: unknown field`);
+        }
+        return [`${fieldName(issue.path)}: ${isThere(value, issue.path) ? issue.message : "Field required"}`];
+      });
+      // A number can break one rule in two ways.
+      return err({ kind: "invalid_request", message: [...new Set(problems)].join("; ") });
+    },
+    { schema },
+  );
 }
 
 /** Whether a value has something at a path of fields. */

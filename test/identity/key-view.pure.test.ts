@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import { readCredential } from "../../src/identity/credential.ts";
 import type { KeyPolicy, Rules } from "../../src/identity/key-record.ts";
 import { keyView, type Standing } from "../../src/identity/key-view.ts";
+import type { Speaker } from "../../src/identity/rights.ts";
 
 const NOW = Date.UTC(2026, 10, 21, 9, 30);
 const MIDNIGHT = Date.UTC(2026, 10, 22);
@@ -22,6 +23,7 @@ const policy: KeyPolicy = {
   timeouts: {},
   cache: null,
   aliases: { mine: "opus" },
+  guardrails: { redact: ["EMAIL"] },
   expires_at: null,
   revoked_at: null,
   secrets: [{ sha256: HASH, hint: "sk-sluice-abcdef…wxyz", created_at: 0, expires_at: null }],
@@ -43,13 +45,14 @@ const unlimited: Standing = { requests: null, inputTokens: null, outputTokens: n
 
 describe("keyView", () => {
   it("tells limits, what is left, when it refills, and the period's spend", () => {
-    expect(keyView(policy, standing, null, NOW)).toEqual({
+    expect(keyView(policy, standing, null, null, NOW)).toEqual({
       id: "key_x",
       name: "ci",
       workspace: "ws_team",
       scopes: ["messages"],
       models: ["claude-haiku-*"],
       aliases: { mine: "opus" },
+      guardrails: { redact: ["EMAIL"] },
       expires_at: null,
       on_disconnect: "cancel",
       on_revoke: "finish",
@@ -71,6 +74,7 @@ describe("keyView", () => {
         resets_at: "2026-11-22T00:00:00.000Z",
       },
       shared: null,
+      token: null,
     });
   });
 
@@ -88,7 +92,7 @@ describe("keyView", () => {
       period: "total",
       resetsAt: null,
     } as const;
-    const { shared } = keyView(policy, standing, { rules, standing: { ...unlimited, budget } }, NOW);
+    const { shared } = keyView(policy, standing, { rules, standing: { ...unlimited, budget } }, null, NOW);
     expect(shared).toEqual({
       limits: { concurrent_requests: 8 },
       left: {
@@ -111,10 +115,24 @@ describe("keyView", () => {
 
   it("has nothing to say of limits that do not exist", () => {
     const free = { ...policy, limits: { max_request_bytes: 1_000 }, budget: null };
-    expect(keyView(free, unlimited, null, NOW)).toMatchObject({
+    expect(keyView(free, unlimited, null, null, NOW)).toMatchObject({
       limits: { max_request_bytes: 1_000 },
       left: { requests: null, input_tokens: null, output_tokens: null, concurrent_requests: null },
       budget: null,
+    });
+  });
+
+  it("shows what a token leaves of the key, until when, and for whom it speaks", () => {
+    const expiresAt = Date.parse("2026-11-21T10:00:00Z");
+    const rights = { scopes: [], models: null, conversation: "conv_1", expiresAt, speaker: null };
+    const shown = (speaker: Speaker | null) => keyView(policy, standing, null, { ...rights, speaker }, NOW).token;
+    const own = { conversation: "conv_1", expires_at: "2026-11-21T10:00:00.000Z", subject: null };
+    expect(shown(null)).toEqual(own);
+    expect(shown({ issuer: "https://id.example", subject: "ada", mark: "0.a" })).toMatchObject({
+      subject: "https://id.example ada",
+    });
+    expect(shown({ issuer: "https://id.example", subject: null, mark: "0.a" })).toMatchObject({
+      subject: "https://id.example",
     });
   });
 
@@ -122,7 +140,7 @@ describe("keyView", () => {
     const grown = { ...policy, canary: "CANARY", limits: { ...policy.limits, canary: "CANARY" } };
     const limits = { concurrent_requests: 8, canary: "CANARY" };
     const rules = { id: "ws_team", version: 1, limits, budget: null, canary: "CANARY" };
-    const text = JSON.stringify(keyView(grown, standing, { rules, standing: unlimited }, NOW));
+    const text = JSON.stringify(keyView(grown, standing, { rules, standing: unlimited }, null, NOW));
     for (const secret of [HASH, "sk-sluice", "CANARY"]) expect(text).not.toContain(secret);
   });
 });
