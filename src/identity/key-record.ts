@@ -1,21 +1,10 @@
 /** What a key is and may do, as it is stored in D1 and enforced by its ledger. */
 import type { Timeouts } from "../env.ts";
+import type { Guardrails } from "../guardrails/policy.ts";
+import type { Failure } from "../wire/errors.ts";
+import { allows } from "./patterns.ts";
+import type { Scope } from "./scopes.ts";
 
-/** Rights a key can hold (design §4). `admin` opens the control plane, the others the data plane. */
-export const SCOPES = [
-  "messages",
-  "conversations",
-  "templates:read",
-  "templates:write",
-  "batches",
-  "files",
-  "tasks",
-  "metrics",
-  "admin",
-] as const;
-export type Scope = (typeof SCOPES)[number];
-
-export const DEFAULT_SCOPES: readonly Scope[] = ["messages", "conversations", "templates:read"];
 export const DEFAULT_WORKSPACE = "ws_default";
 
 /**
@@ -39,6 +28,13 @@ export type KeyLimits = Limits & {
   readonly max_request_bytes?: number;
 };
 
+/** Each burst, and the limit whose it is. */
+export const BURSTS = [
+  ["requests_burst", "requests_per_minute"],
+  ["input_tokens_burst", "input_tokens_per_minute"],
+  ["output_tokens_burst", "output_tokens_per_minute"],
+] as const satisfies readonly (readonly [keyof Limits, keyof Limits])[];
+
 /** Periods begin at midnight UTC; weeks on Monday, months on the first. `total` never ends. */
 export const BUDGET_PERIODS = ["day", "week", "month", "total"] as const;
 export const BUDGET_MODES = ["strict", "soft"] as const;
@@ -59,6 +55,8 @@ export type Rules = {
   readonly budget: Budget | null;
   /** Of a workspace: which generation of its cached answers counts. Left out: 0. */
   readonly cache_epoch?: number;
+  /** What may go out and come back. Left out or null: anything. */
+  readonly guardrails?: Guardrails | null;
 };
 
 /** Rules that were never heard of are none; whoever acts on them has asked before. */
@@ -133,6 +131,8 @@ export type KeyPolicy = Rules & {
   readonly fail_open: boolean;
   readonly timeouts: KeyTimeouts;
   readonly cache: KeyCache | null;
+  /** The key's own; its workspace's hold as well. */
+  readonly guardrails: Guardrails | null;
   readonly expires_at: number | null;
   readonly revoked_at: number | null;
   readonly secrets: readonly KeySecret[];
@@ -146,6 +146,7 @@ export const KEY_DEFAULTS = {
   fail_open: false,
   timeouts: {},
   cache: null,
+  guardrails: null,
   aliases: {},
 } as const satisfies Partial<KeyPolicy>;
 
@@ -166,6 +167,7 @@ export type KeyRecord = KeyPolicy & {
 /** A workspace: what all its keys share. A key may name one that was never made; it then has no limits. */
 export type WorkspaceRecord = Rules & {
   readonly cache_epoch: number;
+  readonly guardrails: Guardrails | null;
   readonly name: string;
   readonly metadata: Readonly<Record<string, string>>;
   readonly created_at: number;
@@ -174,10 +176,16 @@ export type WorkspaceRecord = Rules & {
 
 /** Whether the policy lets the key use a model: exact id, or a listed prefix ending in `*`. */
 export function mayUseModel(policy: KeyPolicy, model: string): boolean {
-  if (policy.models === null) return true;
-  return policy.models.some((allowed) =>
-    allowed.endsWith("*") ? model.startsWith(allowed.slice(0, -1)) : allowed === model,
-  );
+  return allows(policy.models, model);
+}
+
+/** The first of these models that the key may not use. */
+export function modelRefused(policy: KeyPolicy, models: Iterable<string | null | undefined>): Failure | null {
+  if (policy.models === null) return null;
+  for (const model of models) {
+    if (typeof model === "string" && !mayUseModel(policy, model)) return { kind: "model_not_allowed", model };
+  }
+  return null;
 }
 
 /**

@@ -1,4 +1,6 @@
 /** Key records in D1. Every value is bound; the only text put together here is made of constants. */
+import type { Change } from "../changes/change.ts";
+import { ALWAYS, ifVersion, writeRecorded } from "../changes/store.ts";
 import type { KeyPolicy, KeyRecord } from "./key-record.ts";
 
 type Row = {
@@ -15,6 +17,7 @@ type Row = {
   timeouts: string | null;
   cache: string | null;
   aliases: string | null;
+  guardrails: string | null;
   metadata: string;
   secrets: string;
   created_at: number;
@@ -25,7 +28,7 @@ type Row = {
 };
 
 const COLUMNS =
-  "id, workspace, name, scopes, models, limits, budget, on_disconnect, on_revoke, fail_open, timeouts, cache, aliases, metadata, secrets, created_at, updated_at, expires_at, revoked_at, version";
+  "id, workspace, name, scopes, models, limits, budget, on_disconnect, on_revoke, fail_open, timeouts, cache, aliases, guardrails, metadata, secrets, created_at, updated_at, expires_at, revoked_at, version";
 
 function fromRow(row: Row): KeyRecord {
   return {
@@ -38,6 +41,7 @@ function fromRow(row: Row): KeyRecord {
     timeouts: row.timeouts === null ? {} : JSON.parse(row.timeouts),
     cache: row.cache === null ? null : JSON.parse(row.cache),
     aliases: row.aliases === null ? {} : JSON.parse(row.aliases),
+    guardrails: row.guardrails === null ? null : JSON.parse(row.guardrails),
     metadata: JSON.parse(row.metadata),
     secrets: JSON.parse(row.secrets),
   };
@@ -57,6 +61,7 @@ function changeable(record: KeyRecord): unknown[] {
     JSON.stringify(record.timeouts),
     record.cache === null ? null : JSON.stringify(record.cache),
     JSON.stringify(record.aliases),
+    record.guardrails === null ? null : JSON.stringify(record.guardrails),
     JSON.stringify(record.metadata),
     JSON.stringify(record.secrets),
     record.updated_at,
@@ -66,14 +71,14 @@ function changeable(record: KeyRecord): unknown[] {
   ];
 }
 
-export async function insertKey(db: D1Database, record: KeyRecord): Promise<void> {
-  await db
+export async function insertKey(db: D1Database, record: KeyRecord, change: Change): Promise<void> {
+  const insert = db
     .prepare(
-      `INSERT INTO api_keys (name, scopes, models, limits, budget, on_disconnect, on_revoke, fail_open, timeouts, cache, aliases, metadata, secrets, updated_at, expires_at, revoked_at, version, id, workspace, created_at)
-       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+      `INSERT INTO api_keys (name, scopes, models, limits, budget, on_disconnect, on_revoke, fail_open, timeouts, cache, aliases, guardrails, metadata, secrets, updated_at, expires_at, revoked_at, version, id, workspace, created_at)
+       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     )
-    .bind(...changeable(record), record.id, record.workspace, record.created_at)
-    .run();
+    .bind(...changeable(record), record.id, record.workspace, record.created_at);
+  await writeRecorded(db, change, ALWAYS, insert);
 }
 
 export async function getKey(db: D1Database, id: string): Promise<KeyRecord | null> {
@@ -82,32 +87,22 @@ export async function getKey(db: D1Database, id: string): Promise<KeyRecord | nu
 }
 
 /** Replaces a record that has not changed since it was read; false when somebody else was faster. */
-export async function updateKey(db: D1Database, record: KeyRecord): Promise<boolean> {
-  const { meta } = await db
+export async function updateKey(db: D1Database, record: KeyRecord, change: Change): Promise<boolean> {
+  const before = record.version - 1;
+  const update = db
     .prepare(
-      `UPDATE api_keys SET name = ?, scopes = ?, models = ?, limits = ?, budget = ?, on_disconnect = ?, on_revoke = ?, fail_open = ?, timeouts = ?, cache = ?, aliases = ?, metadata = ?, secrets = ?, updated_at = ?, expires_at = ?, revoked_at = ?, version = ?
+      `UPDATE api_keys SET name = ?, scopes = ?, models = ?, limits = ?, budget = ?, on_disconnect = ?, on_revoke = ?, fail_open = ?, timeouts = ?, cache = ?, aliases = ?, guardrails = ?, metadata = ?, secrets = ?, updated_at = ?, expires_at = ?, revoked_at = ?, version = ?
        WHERE id = ? AND version = ?`,
     )
-    .bind(...changeable(record), record.id, record.version - 1)
-    .run();
-  return meta.changes > 0;
-}
-
-/** Notes that a key is revoked, unless that is noted already. Needs no version: nothing undoes a revocation. */
-export async function markRevoked(db: D1Database, id: string, at: number): Promise<void> {
-  await db
-    .prepare(
-      "UPDATE api_keys SET revoked_at = ?1, updated_at = ?1, version = version + 1 WHERE id = ?2 AND revoked_at IS NULL",
-    )
-    .bind(at, id)
-    .run();
+    .bind(...changeable(record), record.id, before);
+  return writeRecorded(db, change, ifVersion("api_keys", record.id, before), update);
 }
 
 export type KeyFilter = {
-  readonly workspace?: string;
-  readonly revoked?: boolean;
+  readonly workspace?: string | undefined;
+  readonly revoked?: boolean | undefined;
   /** The last id of the page before. */
-  readonly after?: string;
+  readonly after?: string | undefined;
 };
 
 /** Newest first. */
@@ -145,9 +140,10 @@ export async function loadPolicy(db: D1Database, id: string): Promise<KeyPolicy 
 /** The enforced part of a record. */
 export function policyOf(record: KeyRecord): KeyPolicy {
   const { id, version, workspace, name, scopes, models, limits, budget } = record;
-  const { on_disconnect, on_revoke, fail_open, timeouts, cache, aliases, expires_at, revoked_at, secrets } = record;
+  const { on_disconnect, on_revoke, fail_open, timeouts, cache, aliases, guardrails, expires_at, revoked_at, secrets } =
+    record;
   return {
     ...{ id, version, workspace, name, scopes, models, limits, budget },
-    ...{ on_disconnect, on_revoke, fail_open, timeouts, cache, aliases, expires_at, revoked_at, secrets },
+    ...{ on_disconnect, on_revoke, fail_open, timeouts, cache, aliases, guardrails, expires_at, revoked_at, secrets },
   };
 }

@@ -1,6 +1,7 @@
 /** `GET /v1/key`: what a key may do, what is left of it, and when that comes back. Pure. */
 import type { BudgetState, LimitState, Meter } from "../wire/anthropic/limit-headers.ts";
 import type { KeyPolicy, Limits, Rules } from "./key-record.ts";
+import { type Rights, speakerName } from "./rights.ts";
 
 /** What a ledger knows of the limits it enforces, at one moment. */
 export type Standing = LimitState & {
@@ -15,11 +16,13 @@ export type WorkspaceStanding = { readonly rules: Rules; readonly standing: Stan
  * The answer's body. It is made field by field from what may be shown, so that nothing new in a policy (a secret's
  * hash above all) can slip into it. `limits` is as the control plane knows it, `left` is where it stands. Times are
  * RFC 3339, money is in whole µUSD. `shared` is what all keys of the workspace share, null where that is nothing.
+ * `rights`: of the token that was shown; `policy` reaches no further.
  */
 export function keyView(
   policy: KeyPolicy,
   standing: Standing,
   workspace: WorkspaceStanding | null,
+  rights: Rights | null,
   now: number,
 ): Record<string, unknown> {
   const { max_request_bytes } = policy.limits;
@@ -35,9 +38,15 @@ export function keyView(
     on_disconnect: policy.on_disconnect,
     on_revoke: policy.on_revoke,
     fail_open: policy.fail_open,
+    guardrails: policy.guardrails,
     ...own,
     limits: max_request_bytes === undefined ? own.limits : { ...own.limits, max_request_bytes },
     shared: workspace && share(workspace.rules, workspace.standing, now),
+    token: rights && {
+      conversation: rights.conversation,
+      expires_at: time(rights.expiresAt),
+      subject: speakerName(rights),
+    },
   };
 }
 

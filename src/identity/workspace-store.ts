@@ -1,4 +1,6 @@
 /** Workspaces in D1. Every value is bound. */
+import type { Change } from "../changes/change.ts";
+import { ifVersion, writeRecorded } from "../changes/store.ts";
 import type { Rules, WorkspaceRecord } from "./key-record.ts";
 
 type Row = {
@@ -11,9 +13,10 @@ type Row = {
   updated_at: number;
   version: number;
   cache_epoch: number;
+  guardrails: string | null;
 };
 
-const COLUMNS = "id, name, limits, budget, metadata, created_at, updated_at, version, cache_epoch";
+const COLUMNS = "id, name, limits, budget, metadata, created_at, updated_at, version, cache_epoch, guardrails";
 
 function fromRow(row: Row): WorkspaceRecord {
   return {
@@ -21,6 +24,7 @@ function fromRow(row: Row): WorkspaceRecord {
     limits: JSON.parse(row.limits),
     budget: row.budget === null ? null : JSON.parse(row.budget),
     metadata: JSON.parse(row.metadata),
+    guardrails: row.guardrails === null ? null : JSON.parse(row.guardrails),
   };
 }
 
@@ -33,6 +37,8 @@ function changeable(record: WorkspaceRecord): unknown[] {
     JSON.stringify(record.metadata),
     record.updated_at,
     record.version,
+    record.cache_epoch,
+    record.guardrails === null ? null : JSON.stringify(record.guardrails),
   ];
 }
 
@@ -42,15 +48,15 @@ export function workspaceLedger(id: string): string {
 }
 
 /** False when there is a workspace with this id already, which stays as it is. */
-export async function insertWorkspace(db: D1Database, record: WorkspaceRecord): Promise<boolean> {
-  const { meta } = await db
+export async function insertWorkspace(db: D1Database, record: WorkspaceRecord, change: Change): Promise<boolean> {
+  const insert = db
     .prepare(
-      `INSERT INTO workspaces (name, limits, budget, metadata, updated_at, version, id, created_at)
-       VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`,
+      `INSERT INTO workspaces (name, limits, budget, metadata, updated_at, version, cache_epoch, guardrails, id, created_at)
+       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`,
     )
-    .bind(...changeable(record), record.id, record.created_at)
-    .run();
-  return meta.changes > 0;
+    .bind(...changeable(record), record.id, record.created_at);
+  const isNew = { sql: "NOT EXISTS (SELECT 1 FROM workspaces WHERE id = ?)", values: [record.id] };
+  return writeRecorded(db, change, isNew, insert);
 }
 
 export async function getWorkspace(db: D1Database, id: string): Promise<WorkspaceRecord | null> {
@@ -59,33 +65,15 @@ export async function getWorkspace(db: D1Database, id: string): Promise<Workspac
 }
 
 /** Replaces a record that has not changed since it was read; false when somebody else was faster. */
-export async function updateWorkspace(db: D1Database, record: WorkspaceRecord): Promise<boolean> {
-  const { meta } = await db
+export async function updateWorkspace(db: D1Database, record: WorkspaceRecord, change: Change): Promise<boolean> {
+  const before = record.version - 1;
+  const update = db
     .prepare(
-      `UPDATE workspaces SET name = ?, limits = ?, budget = ?, metadata = ?, updated_at = ?, version = ?
+      `UPDATE workspaces SET name = ?, limits = ?, budget = ?, metadata = ?, updated_at = ?, version = ?, cache_epoch = ?, guardrails = ?
        WHERE id = ? AND version = ?`,
     )
-    .bind(...changeable(record), record.id, record.version - 1)
-    .run();
-  return meta.changes > 0;
-}
-
-/**
- * Lets no cached answer of a workspace be found again, and makes a workspace of which there is no record: one that limits
- * nothing. Needs no version, since no two purges mean different things.
- */
-export async function purgeCache(db: D1Database, id: string, at: number): Promise<WorkspaceRecord> {
-  const row = await db
-    .prepare(
-      `INSERT INTO workspaces (id, name, limits, budget, metadata, created_at, updated_at, version, cache_epoch)
-       VALUES (?1, ?1, '{}', NULL, '{}', ?2, ?2, 1, 1)
-       ON CONFLICT (id) DO UPDATE SET cache_epoch = cache_epoch + 1, version = version + 1, updated_at = ?2
-       RETURNING ${COLUMNS}`,
-    )
-    .bind(id, at)
-    .first<Row>();
-  if (!row) throw new Error("an upsert that returns nothing");
-  return fromRow(row);
+    .bind(...changeable(record), record.id, before);
+  return writeRecorded(db, change, ifVersion("workspaces", record.id, before), update);
 }
 
 /**
@@ -114,6 +102,6 @@ export async function loadWorkspaceRules(db: D1Database, id: string): Promise<Ru
 
 /** The enforced part of a record. */
 export function rulesOf(record: WorkspaceRecord): Rules {
-  const { id, version, limits, budget, cache_epoch } = record;
-  return { id, version, limits, budget, cache_epoch };
+  const { id, version, limits, budget, cache_epoch, guardrails } = record;
+  return { id, version, limits, budget, cache_epoch, guardrails };
 }

@@ -6,6 +6,7 @@
  *
  * Left open: a name on the list that resolves to a private address. Workers can't look, and reach no private network.
  */
+import { matchesHost } from "../patterns.ts";
 import { err, ok, type Result } from "../result.ts";
 
 /** What the deployment allows. */
@@ -36,8 +37,15 @@ const PATH = "(?:\\/[A-Za-z0-9._~-]+)*";
 const PUBLIC_URL = new RegExp(`^https:\\/\\/([A-Za-z0-9.-]+)(?::443)?(${PATH})\\/?$`, "i");
 const LOCAL_URL = new RegExp(`^(http:\\/\\/(?:127\\.0\\.0\\.1|localhost):([1-9]\\d{3,4}))(${PATH})\\/?$`);
 
-/** The address without its trailing slash, or what it must be; the sentence repeats nothing of it. */
-export function parseBaseUrl(text: string, { hosts, allowLocal }: BaseUrlRules): Result<string, string> {
+/**
+ * The address without its trailing slash, or what it must be; the sentence repeats nothing of it. `setting`: where the list
+ * of hosts comes from.
+ */
+export function parseBaseUrl(
+  text: string,
+  { hosts, allowLocal }: BaseUrlRules,
+  setting = "UPSTREAM_HOSTS",
+): Result<string, string> {
   if (text.length > MAX_URL_CHARS) return err(`must not be longer than ${MAX_URL_CHARS} characters`);
   const local = allowLocal ? LOCAL_URL.exec(text) : null;
   if (local) {
@@ -55,21 +63,21 @@ export function parseBaseUrl(text: string, { hosts, allowLocal }: BaseUrlRules):
   const host = spelled.toLowerCase();
   if (!isPublicName(host))
     return err("must name a public host: no IP address in any spelling, no name of an inner network");
-  if (!hosts.some((allowed) => covers(allowed, host))) {
-    return err("names a host that this gateway may not call; the deployment's UPSTREAM_HOSTS lists those it may");
+  if (!hosts.some((allowed) => matchesHost(allowed, host))) {
+    return err(`names a host that this gateway may not call; the deployment's ${setting} lists those it may`);
   }
   return isPlain(path) ? ok(`https://${host}${path}`) : err("must not have . or .. in its path");
 }
 
-/** Reads a list of hosts, separated by commas; the error is a sentence about `UPSTREAM_HOSTS`. */
-export function readHosts(text: string): Result<readonly string[], string> {
+/** Reads a list of hosts, separated by commas; the error is a sentence about the setting that holds it. */
+export function readHosts(text: string, setting = "UPSTREAM_HOSTS"): Result<readonly string[], string> {
   const hosts = text.split(",").flatMap((entry) => {
     const host = entry.trim().toLowerCase();
     return host === "" ? [] : [host];
   });
   const wrong = hosts.findIndex((host) => !isPublicName(host.startsWith("*.") ? host.slice(2) : host));
   if (wrong === -1) return ok(hosts);
-  return err(`UPSTREAM_HOSTS is malformed: its entry ${wrong + 1} is not a public host name, or one behind \`*.\`.`);
+  return err(`${setting} is malformed: its entry ${wrong + 1} is not a public host name, or one behind \`*.\`.`);
 }
 
 /** A name as the public DNS has it, of two labels at least; not an address, not of an inner network, not an encoded one. */
@@ -83,10 +91,6 @@ function isPublicName(host: string): boolean {
     TOP_LABEL.test(top) &&
     !INNER.includes(top)
   );
-}
-
-function covers(allowed: string, host: string): boolean {
-  return allowed.startsWith("*.") ? host.endsWith(allowed.slice(1)) : host === allowed;
 }
 
 function isPlain(path: string): boolean {

@@ -2,6 +2,8 @@
  * Upstream accounts in D1. Every value is bound. A row that somebody has changed by hand costs nobody else: what can't be
  * read of it is a key that does not open, or a list of models without any.
  */
+import type { Change } from "../changes/change.ts";
+import { ifVersion, writeRecorded } from "../changes/store.ts";
 import { parseJson } from "../wire/json.ts";
 import type { Sealed, UpstreamRecord } from "./upstream.ts";
 
@@ -25,7 +27,8 @@ function readModels(value: unknown): readonly string[] {
   return Array.isArray(value) ? value.filter((model) => typeof model === "string") : [];
 }
 
-function readSealed(value: unknown): Sealed {
+/** A sealed text as it was stored; whatever else is there becomes one that does not open. */
+export function readSealed(value: unknown): Sealed {
   const text = (name: keyof Sealed): string => {
     const field: unknown = typeof value === "object" && value !== null ? Reflect.get(value, name) : undefined;
     return typeof field === "string" ? field : "";
@@ -53,15 +56,15 @@ function changeable(record: UpstreamRecord): unknown[] {
 export const placeOf = (id: string): string => `upstreams/${id}/api_key`;
 
 /** False when there are as many as there may be. */
-export async function insertUpstream(db: D1Database, record: UpstreamRecord): Promise<boolean> {
-  const { meta } = await db
+export async function insertUpstream(db: D1Database, record: UpstreamRecord, change: Change): Promise<boolean> {
+  const hasRoom = { sql: "(SELECT count(*) FROM upstreams WHERE state <> 'removed') < ?", values: [MAX_UPSTREAMS] };
+  const insert = db
     .prepare(
       `INSERT INTO upstreams (name, base_url, weight, models, concurrent_requests, state, sealed_key, fingerprint, updated_at, version, id, created_at)
-       SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE (SELECT count(*) FROM upstreams WHERE state <> 'removed') < ?`,
+       SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE ${hasRoom.sql}`,
     )
-    .bind(...changeable(record), record.id, record.created_at, MAX_UPSTREAMS)
-    .run();
-  return meta.changes > 0;
+    .bind(...changeable(record), record.id, record.created_at, ...hasRoom.values);
+  return writeRecorded(db, change, hasRoom, insert);
 }
 
 export async function getUpstream(db: D1Database, id: string): Promise<UpstreamRecord | null> {
@@ -70,15 +73,15 @@ export async function getUpstream(db: D1Database, id: string): Promise<UpstreamR
 }
 
 /** Replaces a record that has not changed since it was read; false when somebody else was faster. */
-export async function updateUpstream(db: D1Database, record: UpstreamRecord): Promise<boolean> {
-  const { meta } = await db
+export async function updateUpstream(db: D1Database, record: UpstreamRecord, change: Change): Promise<boolean> {
+  const before = record.version - 1;
+  const update = db
     .prepare(
       `UPDATE upstreams SET name = ?, base_url = ?, weight = ?, models = ?, concurrent_requests = ?, state = ?, sealed_key = ?, fingerprint = ?, updated_at = ?, version = ?
        WHERE id = ? AND version = ?`,
     )
-    .bind(...changeable(record), record.id, record.version - 1)
-    .run();
-  return meta.changes > 0;
+    .bind(...changeable(record), record.id, before);
+  return writeRecorded(db, change, ifVersion("upstreams", record.id, before), update);
 }
 
 export type UpstreamFilter = {

@@ -16,6 +16,24 @@ it("the pool's settings have defaults that store nothing and go nowhere but to A
   });
 });
 
+it("S-05 key sets of issuers are where the deployment says, and not where upstreams are", () => {
+  const of = (source: object) => {
+    const settings = readSettings({ ...good, ...source });
+    return settings.ok ? settings.value.keySetUrls : settings.error;
+  };
+  const usual = [
+    "token.actions.githubusercontent.com",
+    "*.cloudflareaccess.com",
+    "www.googleapis.com",
+    "login.microsoftonline.com",
+  ];
+  expect(of({ UPSTREAM_HOSTS: "a.example.com" })).toEqual({ hosts: usual, allowLocal: false });
+  expect(of({ ISSUER_HOSTS: "Sso.example.com", ALLOW_LOCAL_UPSTREAMS: "true" })).toEqual({
+    hosts: ["sso.example.com"],
+    allowLocal: true,
+  });
+});
+
 it("the pool's settings are read", () => {
   const settings = readSettings({
     ...good,
@@ -31,10 +49,22 @@ it("the pool's settings are read", () => {
   });
 });
 
+it("tokens are named and signed as the deployment says", () => {
+  expect(readSettings(good)).toMatchObject({ value: { tokenIssuer: "sluice", tokenAlg: "ES256" } });
+  const told = { TOKEN_ISSUER: "https://gateway.example", TOKEN_ALG: "RS256" };
+  expect(readSettings({ ...good, ...told })).toMatchObject({
+    value: { tokenIssuer: "https://gateway.example", tokenAlg: "RS256" },
+  });
+});
+
 it.each([
+  ["TOKEN_ISSUER", "two words"],
+  ["TOKEN_ISSUER", "x".repeat(201)],
+  ["TOKEN_ALG", "HS256"],
   ["MASTER_KEY", `1:${key.slice(4)}`],
   ["MASTER_KEY", "not-a-key-CANARY"],
   ["UPSTREAM_HOSTS", "127.0.0.1"],
+  ["ISSUER_HOSTS", "accounts.google.com, 10.0.0.1"],
   ["ALLOW_LOCAL_UPSTREAMS", "yes"],
 ])("E-03 a malformed %s is told by its name, never its value", (name, value) => {
   const settings = readSettings({ ...good, [name]: value });

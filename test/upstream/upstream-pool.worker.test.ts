@@ -7,6 +7,7 @@ import type { UpstreamRecord } from "../../src/upstream/upstream.ts";
 import { MAX_KEPT_HOMES, type UpstreamPool } from "../../src/upstream/upstream-pool.ts";
 import { insertUpstream } from "../../src/upstream/upstream-store.ts";
 import { newId } from "../../src/wire/ids.ts";
+import { SOME_CHANGE } from "../support/changes.ts";
 
 const DAY = 86_400_000;
 let name = 0;
@@ -57,8 +58,8 @@ beforeEach(async () => {
 describe("the upstreams", () => {
   it("are loaded from D1 at the first call, and from then on D1 may be away, over restarts too", async () => {
     const [one, two] = [upstream(), upstream({ models: null, concurrent_requests: null, state: "draining" })];
-    await insertUpstream(env.DB, one);
-    await insertUpstream(env.DB, two);
+    await insertUpstream(env.DB, one, SOME_CHANGE);
+    await insertUpstream(env.DB, two, SOME_CHANGE);
     const first = await say();
     expect(first.version).toBeGreaterThan(0);
     expect(first.upstreams).toHaveLength(2);
@@ -74,7 +75,7 @@ describe("the upstreams", () => {
 
   it("are thrown for while D1 is away and was never read, and loaded when it is back; homes need none", async () => {
     const one = upstream();
-    await insertUpstream(env.DB, one);
+    await insertUpstream(env.DB, one, SOME_CHANGE);
     await env.DB.prepare("ALTER TABLE upstreams RENAME TO away").run();
     await expect(
       inside((instance) => instance.exchange({ version: 0, hints: [], homes: [], since: 0 })),
@@ -128,7 +129,7 @@ describe("the upstreams", () => {
 
   it("what was put before the first load is newer than what D1 says", async () => {
     const one = upstream();
-    await insertUpstream(env.DB, one);
+    await insertUpstream(env.DB, one, SOME_CHANGE);
     const next = { ...one, name: "renamed", version: 2 };
     await pool().put(next);
     expect((await say()).upstreams).toEqual([next]);
