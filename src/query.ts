@@ -5,18 +5,21 @@ import { err, ok, type Result } from "./result.ts";
 import type { Failure } from "./wire/errors.ts";
 
 /** Design §4. */
-export const DEFAULT_PAGE = 100;
-export const MAX_PAGE = 500;
+const DEFAULT_PAGE = 100;
+const MAX_PAGE = 500;
 
 /** What a parameter becomes: its value, or what is wrong with it. */
 type Parse<T> = (text: string) => Result<T, string>;
-type Spec = Readonly<Record<string, Parse<unknown>>>;
-type Values<S extends Spec> = { [K in keyof S]?: S[K] extends Parse<infer T> ? T : never };
+export type Spec = Readonly<Record<string, Parse<unknown>>>;
+export type Values<S extends Spec> = { [K in keyof S]?: S[K] extends Parse<infer T> ? T : never };
 
 export const matches =
   (pattern: RegExp, what: string): Parse<string> =>
   (text) =>
     pattern.test(text) ? ok(text) : err(`must be ${what}`);
+
+/** Where the next page begins. */
+export const cursorOf = (pattern: RegExp): Parse<string> => matches(pattern, "a cursor from `next_cursor`");
 
 export const oneOf =
   <T extends string>(...values: T[]): Parse<T> =>
@@ -53,6 +56,15 @@ export function readQuery<S extends Spec>(url: string, spec: S): Result<Values<S
   }
   if (problems.length > 0) return err({ kind: "invalid_request", message: problems.join("; ") });
   return ok(values as Values<S>);
+}
+
+/** The same of a list, for one page of it: `limit` beside the list's own parameters. */
+export function readPageQuery<S extends Spec>(
+  url: string,
+  spec: S,
+): Result<Values<S> & { readonly limit: number }, Failure> {
+  const query = readQuery<Spec>(url, { ...spec, limit: between(1, MAX_PAGE) });
+  return query.ok ? ok({ limit: DEFAULT_PAGE, ...query.value } as Values<S> & { limit: number }) : query;
 }
 
 /** One page of a keyset list, from rows read with a limit one larger than the page. */

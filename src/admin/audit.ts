@@ -1,13 +1,16 @@
 /** `/admin/audit`: every authenticated call, newest first, as pages of JSON, or all of them as NDJSON or CSV. */
+import type { ChainKeeper } from "../audit/chain.ts";
 import type { AuditRecord } from "../audit/record.ts";
 import { AUDIT_COLUMNS, readAudit, walkAudit } from "../audit/store.ts";
+import { verifyChain } from "../audit/verify.ts";
 import { type AppContext, fail, json } from "../context.ts";
-import { adminOnly } from "../identity/admin-auth.ts";
-import { between, DEFAULT_PAGE, MAX_PAGE, matches, oneOf, readQuery, time } from "../query.ts";
+import { adminOnly, reach } from "../identity/admin-auth.ts";
+import { WORKSPACE } from "../identity/fields.ts";
+import { between, cursorOf, matches, oneOf, readPageQuery, readQuery, time } from "../query.ts";
+import { TEMPLATE_NAME } from "../templates/content.ts";
 import { csvRow } from "./csv.ts";
-import { WORKSPACE } from "./input.ts";
 import { KEY_ID } from "./keys.ts";
-import { stored } from "./stored.ts";
+import { rfc3339, stored } from "./stored.ts";
 
 const REQUEST_ID = /^req_[0-9a-hjkmnp-tv-z]{26}$/;
 /** Time and chance, and a tag behind them. */
@@ -36,13 +39,15 @@ const FILTERS = {
     "workspace_concurrency",
     "workspace_budget",
     "ledger",
+    "guardrails",
   ),
   route: matches(/^\/[a-z0-9/_:-]{1,100}$/, "a route, such as /v1/messages"),
   session: matches(/^[^\p{Cc}]{1,200}$/u, "a session id"),
   conversation: matches(CONVERSATION_ID, "a conversation id"),
+  template: matches(TEMPLATE_NAME, "a template's name"),
   from: time,
   to: time,
-  cursor: matches(REQUEST_ID, "a cursor from `next_cursor`"),
+  cursor: cursorOf(REQUEST_ID),
 };
 
 /**
@@ -50,9 +55,9 @@ const FILTERS = {
  * many records per page and no more.
  */
 export const listAudit = adminOnly(async (c) => {
-  const query = readQuery(c.req.url, { ...FILTERS, limit: between(1, MAX_PAGE) });
+  const query = readPageQuery(c.req.url, FILTERS);
   if (!query.ok) return fail(c, query.error);
-  const { limit = DEFAULT_PAGE, ...filter } = query.value;
+  const { limit, ...filter } = query.value;
   return stored(c, async () => {
     const { rows, next } = await readAudit(c.env.DB, filter, limit);
     return json(c, 200, { data: rows.map(shown), has_more: next !== null, next_cursor: next });
@@ -68,6 +73,48 @@ export const exportAuditNdjson = adminOnly((c) =>
 export const exportAuditCsv = adminOnly((c) =>
   exported(c, "text/csv; charset=utf-8", "csv", csvRow(AUDIT_COLUMNS), (row) => csvRow(Object.values(shown(row)))),
 );
+
+/** Rows that one call looks at: some 50 µs each, D1 included. */
+const DEFAULT_WALK = 1_000;
+const MAX_WALK = 5_000;
+const MAX_SEQ = 999_999_999;
+
+/**
+ * `GET /admin/audit/verify?key=&from=&limit=&cursor=`: walks the chain of a key's rows, `limit` of them a call, from the
+ * number `from` or behind the one that `cursor` names. `tail` says whether the end was compared with what the key's ledger
+ * knows: `unknown` if the ledger could not be asked, `ahead` if the walk has not come so far.
+ */
+export const verifyAudit = adminOnly(async (c) => {
+  const query = readQuery(c.req.url, {
+    key: matches(KEY_ID, "a key id"),
+    from: between(1, MAX_SEQ),
+    limit: between(1, MAX_WALK),
+    cursor: between(1, MAX_SEQ),
+  });
+  if (!query.ok) return fail(c, query.error);
+  const { key, limit = DEFAULT_WALK, cursor } = query.value;
+  if (key === undefined) return fail(c, { kind: "invalid_request", message: "key: Field required" });
+  const from = cursor === undefined ? (query.value.from ?? 1) : cursor + 1;
+  // Asked first: what the ledger knows to be stored must be found after.
+  const asked = await reach(c, { msg: "ledger_failed", ledger: key }, () =>
+    (c.env.KEY_LEDGER.getByName(key) as unknown as ChainKeeper).chainEnd(key),
+  );
+  const end = asked.ok ? asked.value : undefined;
+  return stored(c, async () => {
+    const walk = await verifyChain(c.env.DB, key, from, limit, end);
+    return json(c, 200, {
+      key,
+      verified: walk.verified,
+      first_seq: walk.first,
+      last_seq: walk.last,
+      ok: walk.broken === null,
+      broken: walk.broken,
+      tail: walk.more ? "ahead" : end === undefined ? "unknown" : "compared",
+      kept_from: rfc3339(walk.keptFrom || null),
+      next_cursor: walk.more ? String(walk.last) : null,
+    });
+  });
+});
 
 async function exported(
   c: AppContext,

@@ -1,9 +1,11 @@
 /** What administrators may send, field by field. Unknown fields are refused with their names. */
 import * as z from "zod/mini";
-import { readJsonBytes } from "../body.ts";
+import { readJsonBody } from "../body.ts";
 import { MAX_TTL_SECONDS } from "../cache/wish.ts";
 import type { AppContext } from "../context.ts";
 import { matching, metadata, oneOf, parser, parseTime, wholeNumber } from "../fields.ts";
+import { guardrailsInput } from "../guardrails/input.ts";
+import { modelPatterns, scopeList, WORKSPACE } from "../identity/fields.ts";
 import {
   type Aliases,
   BUDGET_MODES,
@@ -14,14 +16,12 @@ import {
   type Limits,
   ON_DISCONNECT,
   ON_REVOKE,
-  SCOPES,
 } from "../identity/key-record.ts";
 import { aliasProblems } from "../openai/aliases.ts";
-import { ok, type Result } from "../result.ts";
+import type { Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
-import { scanJson } from "../wire/json-scan.ts";
 
-/** No admin body is a tenth of this. */
+/** No admin body but a template's is a tenth of this. */
 const MAX_ADMIN_BODY_BYTES = 64 * 1024;
 const MAX_REQUESTS = 1_000_000;
 /** Above what any account has, and exact even in sixty-thousandths, a bucket's unit. */
@@ -38,15 +38,12 @@ const MAX_BUDGET_USD = 10_000_000;
 /** Thirty days. */
 const MAX_GRACE_SECONDS = 2_592_000;
 
-export const WORKSPACE = /^[A-Za-z0-9_-]{1,64}$/;
-const MODEL = /^[A-Za-z0-9._:@[\]/-]{1,127}\*?$/;
 /** Printable characters, counted as code points; without halves of surrogate pairs, which D1 can't keep. */
 const NAME = /^[^\p{Cc}\p{Cs}\p{Zl}\p{Zp}]{1,100}$/u;
 /** A credential as a header can carry it. */
 const API_KEY = /^[\x21-\x7e]{8,512}$/;
 
 const NAME_RULE = "must be 1 to 100 printable characters";
-const noneTwice = z.refine<readonly string[]>((list) => new Set(list).size === list.length, "holds an entry twice");
 
 /** What `parse` makes of a value; null from it is an error. */
 const parsed = <I, O>(type: z.ZodMiniType<I, I>, parse: (value: I) => O | null, message: string) =>
@@ -63,7 +60,7 @@ const parsed = <I, O>(type: z.ZodMiniType<I, I>, parse: (value: I) => O | null, 
 const TIME_RULE = "must be an RFC 3339 time, such as 2027-01-31T00:00:00Z";
 const time = parsed(z.string(`${TIME_RULE}, or null`), parseTime, TIME_RULE);
 
-const name = z.string(NAME_RULE).check(z.trim(), z.regex(NAME, NAME_RULE));
+export const name = z.string(NAME_RULE).check(z.trim(), z.regex(NAME, NAME_RULE));
 const workspace = matching(WORKSPACE, "must be 1 to 64 letters, digits, _ or -");
 
 /** µUSD for dollars with at most six decimals, or null for any other number. */
@@ -124,16 +121,6 @@ const orNull = <T extends Numbers>(shape: T) =>
     readonly [K in keyof T]: z.ZodMiniNullable<T[K]>;
   };
 
-const models = z.nullable(
-  z
-    .array(matching(MODEL, "must be a model id, or a prefix ending in *"), "must be a list of model ids, or null")
-    .check(
-      z.minLength(1, "must name at least one model"),
-      z.maxLength(100, "must not name more than 100 models"),
-      noneTwice,
-    ),
-);
-
 /** They travel with the key's policy, every two seconds. */
 const MAX_ALIASES = 50;
 /** Checked by hand, as metadata is. */
@@ -148,13 +135,15 @@ const aliases = z
     }
   });
 
-const ofBoth = { budget: z.optional(budget), metadata: z.optional(metadata) };
+const ofBoth = {
+  budget: z.optional(budget),
+  metadata: z.optional(metadata),
+  guardrails: z.optional(z.nullable(guardrailsInput)),
+};
 const ofKey = {
   ...ofBoth,
-  scopes: z.optional(
-    z.array(oneOf(SCOPES), "must be a list of scopes").check(z.minLength(1, "must name at least one scope"), noneTwice),
-  ),
-  models: z.optional(models),
+  scopes: z.optional(scopeList),
+  models: z.optional(modelPatterns),
   aliases: z.optional(aliases),
   on_disconnect: z.optional(oneOf(ON_DISCONNECT)),
   on_revoke: z.optional(oneOf(ON_REVOKE)),
@@ -184,7 +173,7 @@ const API_KEY_RULE = "must be 8 to 512 printable ASCII characters without spaces
 const apiKey = z.string(API_KEY_RULE).check(z.trim(), z.regex(API_KEY, API_KEY_RULE));
 const ofUpstream = {
   weight: z.optional(wholeNumber(1, MAX_WEIGHT)),
-  models: z.optional(models),
+  models: z.optional(modelPatterns),
   concurrent_requests: z.optional(z.nullable(wholeNumber(1, MAX_CONCURRENT_REQUESTS))),
 };
 /** What an address may be is the deployment's matter (upstream/base-url.ts). */
@@ -216,10 +205,7 @@ export const parseChangeWorkspace = parser<ChangeWorkspaceInput>(ChangeWorkspace
 export const parseCreateUpstream = parser<CreateUpstreamInput>(CreateUpstream);
 export const parseChangeUpstream = parser<ChangeUpstreamInput>(ChangeUpstream);
 
-/** The body of an admin request as a JSON value; undefined where a body is optional and there is none. */
-export async function readAdminBody(c: AppContext): Promise<Result<unknown, Failure>> {
-  const bytes = await readJsonBytes(c.req.raw, c.var.call.headers, MAX_ADMIN_BODY_BYTES);
-  if (!bytes.ok) return bytes;
-  const scan = scanJson(bytes.value);
-  return scan.ok ? ok(JSON.parse(new TextDecoder().decode(bytes.value))) : scan;
+/** The body of an admin request as a JSON value. */
+export function readAdminBody(c: AppContext, limit = MAX_ADMIN_BODY_BYTES): Promise<Result<unknown, Failure>> {
+  return readJsonBody(c.req.raw, c.var.call.headers, limit);
 }

@@ -3,9 +3,11 @@
  * it, its ledger or the upstream pool. A change is stored first and enforced next. If the second step fails the answer
  * says so, and repeating the same change completes it: its version is higher, so the object takes it.
  */
+import type { Change, Kind } from "../changes/change.ts";
 import { type AppContext, fail, json } from "../context.ts";
-import { reachLedger, unavailable } from "../identity/admin-auth.ts";
-import type { Budget, KeyLimits, Rules } from "../identity/key-record.ts";
+import { type Admin, reachLedger, unavailable } from "../identity/admin-auth.ts";
+import { BURSTS, type Budget, type KeyLimits, type Rules } from "../identity/key-record.ts";
+import { page, readPageQuery, type Spec, type Values } from "../query.ts";
 import { err, ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
 
@@ -14,14 +16,18 @@ type Enforced = { readonly id: string; readonly version: number; readonly update
 /** A sort of record: how it is called, found, stored, enforced and answered. */
 export type RecordKind<R extends Enforced> = {
   readonly noun: string;
+  /** How the change log calls it. */
+  readonly kind: Kind;
   readonly idPattern: RegExp;
   /** What enforces it, as a message names it. */
   readonly enforcer: string;
   /** Tells that what to enforce. Bears repeating. */
   readonly enforce: (c: AppContext, record: R) => Promise<Result<void, "unreachable">>;
   readonly get: (db: D1Database, id: string) => Promise<R | null>;
-  /** Replaces the version before; false when somebody else was faster. */
-  readonly update: (db: D1Database, record: R) => Promise<boolean>;
+  /** Replaces the version before, and keeps the change; false when somebody else was faster. */
+  readonly update: (db: D1Database, record: R, change: Change) => Promise<boolean>;
+  /** The record as the change log has it: without secrets. */
+  readonly told: (record: R) => object;
   /** The record as it is answered. */
   readonly shown: (record: R, c: AppContext) => object | Promise<object>;
 };
@@ -54,11 +60,56 @@ export async function withRecord<R extends Enforced>(
   });
 }
 
+/**
+ * Answers with one page of a list. `spec`: what it can be asked for beside `limit`. `read` takes the rows, one more than the
+ * page has.
+ */
+export async function listed<S extends Spec, T>(
+  c: AppContext,
+  spec: S,
+  read: (asked: Values<S>, rows: number) => Promise<readonly T[]>,
+  idOf: (row: T) => string,
+  show: (row: T) => object,
+): Promise<Response> {
+  const query = readPageQuery(c.req.url, spec);
+  if (!query.ok) return fail(c, query.error);
+  const { limit } = query.value;
+  return stored(c, async () => json(c, 200, page(await read(query.value, limit + 1), limit, idOf, show)));
+}
+
 /** Has a record's rules enforced by the ledger of that name. */
 export function byLedger<R extends Enforced>(ledgerOf: (id: string) => string, rulesOf: (record: R) => Rules) {
   return (c: AppContext, record: R): Promise<Result<void, "unreachable">> =>
     reachLedger(c, ledgerOf(record.id), (ledger) => ledger.putPolicy(rulesOf(record)));
 }
+
+/** What a write does to a record of a kind, for the change log; null: there was none before, or is none after it. */
+export function changeOf<R extends { readonly id: string }>(
+  c: AppContext,
+  { actor }: Admin,
+  { kind, told }: { readonly kind: Kind; readonly told: (record: R) => object },
+  action: string,
+  before: R | null,
+  after: R | null,
+): Change {
+  const { requestId, startedAt } = c.var.call;
+  return {
+    author: { actor, requestId },
+    at: startedAt,
+    action: `${kind}.${action}`,
+    target: (after ?? before)?.id ?? "",
+    before: before && told(before),
+    after: after && told(after),
+  };
+}
+
+type Changes<R> = {
+  readonly changes: Partial<R>;
+  /** What the change log calls it. Default: `change`. */
+  readonly action?: string;
+  /** A new secret, to be answered this once. */
+  readonly key?: string;
+};
 
 /**
  * Stores a changed record, then has it enforced. With a new `key` that could not be put in force the change is taken
@@ -67,28 +118,29 @@ export function byLedger<R extends Enforced>(ledgerOf: (id: string) => string, r
  */
 export async function change<R extends Enforced>(
   c: AppContext,
+  admin: Admin,
   kind: RecordKind<R>,
   record: R,
-  changes: Partial<R>,
-  key?: string,
+  { action = "change", changes, key }: Changes<R>,
 ): Promise<Response> {
   const { noun, enforcer } = kind;
   const next: R = { ...record, ...changes, version: record.version + 1, updated_at: c.var.call.startedAt };
   return stored(
     c,
     async () => {
-      if (!(await kind.update(c.env.DB, next))) {
+      if (!(await kind.update(c.env.DB, next, changeOf(c, admin, kind, action, record, next)))) {
         const message = `The ${noun} was changed by somebody else in the meantime. Read it and try again.`;
         return fail(c, { kind: "conflict", message });
       }
       if ((await kind.enforce(c, next)).ok) {
         return json(c, 200, { ...(await kind.shown(next, c)), ...(key === undefined ? {} : { key }) });
       }
-      if (key !== undefined && (await kind.update(c.env.DB, { ...record, version: next.version + 1 }))) {
-        return fail(
-          c,
-          unavailable(`The rotation is taken back, for it could not be enforced. Repeat the call: ${enforcer}`),
-        );
+      if (key !== undefined) {
+        const again = { ...record, version: next.version + 1 };
+        if (await kind.update(c.env.DB, again, changeOf(c, admin, kind, `${action}_undo`, next, again))) {
+          const what = "The rotation is taken back, for it could not be enforced. Repeat the call:";
+          return fail(c, unavailable(`${what} ${enforcer}`));
+        }
       }
       return fail(c, unavailable(`The change is stored but not yet enforced. Repeat the call: ${enforcer}`));
     },
@@ -96,13 +148,12 @@ export async function change<R extends Enforced>(
   );
 }
 
-type LimitChanges = { readonly [K in keyof KeyLimits]?: number | null | undefined };
+/** What an admin is told whose own key does not hold what it would give. */
+export function grantExceeded(problems: readonly string[]): Failure {
+  return { kind: "grant_exceeded", message: `Your own key can't grant this. ${problems.join("; ")}.` };
+}
 
-const BURSTS = [
-  ["requests_burst", "requests_per_minute"],
-  ["input_tokens_burst", "input_tokens_per_minute"],
-  ["output_tokens_burst", "output_tokens_per_minute"],
-] as const satisfies readonly (readonly [keyof KeyLimits, keyof KeyLimits])[];
+type LimitChanges = { readonly [K in keyof KeyLimits]?: number | null | undefined };
 
 /** Limits with changes to some of them; null takes one away. A burst that has lost its limit, or never had it, fails. */
 export function mergeLimits(limits: KeyLimits, changes: LimitChanges): Result<KeyLimits, Failure> {

@@ -9,9 +9,10 @@ import { CHANGES_NOTHING } from "../fields.ts";
 import { clock } from "../hotpath/leases.ts";
 import { outdatePool } from "../hotpath/upstreams.ts";
 import { adminOnly, reach, unavailable } from "../identity/admin-auth.ts";
+import { resealTokens } from "../identity/jwt/keep-signing-keys.ts";
 import { ledgerName } from "../ledger/protocol.ts";
 import { upstreamRules } from "../ledger/upstream-rules.ts";
-import { between, DEFAULT_PAGE, MAX_PAGE, matches, oneOf, page, readQuery } from "../query.ts";
+import { cursorOf, oneOf } from "../query.ts";
 import { parseBaseUrl } from "../upstream/base-url.ts";
 import { openUpstream } from "../upstream/open-upstream.ts";
 import { type Probed, probe } from "../upstream/probe.ts";
@@ -29,16 +30,18 @@ import {
   placeOf,
   updateUpstream,
 } from "../upstream/upstream-store.ts";
+import { viewOf } from "../upstream/view.ts";
 import type { Failure } from "../wire/errors.ts";
 import { newId } from "../wire/ids.ts";
 import { parseChangeUpstream, parseCreateUpstream, readAdminBody } from "./input.ts";
-import { byLedger, change, defined, type RecordKind, rfc3339, stored, withRecord } from "./stored.ts";
+import { byLedger, change, changeOf, defined, listed, type RecordKind, rfc3339, stored, withRecord } from "./stored.ts";
 
 const DEFAULT_WEIGHT = 100;
 const FINGERPRINT_CHARS = 12;
 
 const UPSTREAMS: RecordKind<UpstreamRecord> = {
   noun: "upstream",
+  kind: "upstream",
   idPattern: UPSTREAM_ID,
   enforcer: "the upstream pool",
   enforce: async (c, record) => {
@@ -50,6 +53,7 @@ const UPSTREAMS: RecordKind<UpstreamRecord> = {
   },
   get: getUpstream,
   update: updateUpstream,
+  told: viewOf,
   shown,
 };
 
@@ -68,7 +72,7 @@ const NO_MASTER_KEY: Failure = {
 };
 
 /** `POST /admin/upstreams {name, base_url, api_key, weight?, models?, concurrent_requests?}` → 201 with the record. */
-export const createUpstream = adminOnly(async (c) => {
+export const createUpstream = adminOnly(async (c, admin) => {
   const { settings, startedAt } = c.var.call;
   const body = await readAdminBody(c);
   const input = body.ok ? parseCreateUpstream(body.value) : body;
@@ -95,7 +99,7 @@ export const createUpstream = adminOnly(async (c) => {
   return stored(
     c,
     async () => {
-      if (!(await insertUpstream(c.env.DB, record))) {
+      if (!(await insertUpstream(c.env.DB, record, changeOf(c, admin, UPSTREAMS, "create", null, record)))) {
         return fail(c, {
           kind: "conflict",
           message: `There are ${MAX_UPSTREAMS} upstreams already. Remove one first.`,
@@ -115,38 +119,28 @@ export const createUpstream = adminOnly(async (c) => {
  * `GET /admin/upstreams?removed=&limit=&cursor=`: the environment's first, then the stored ones, newest first. Removed
  * ones are listed by themselves.
  */
-export const listUpstreams = adminOnly(async (c) => {
-  const query = readQuery(c.req.url, {
-    removed: oneOf("true", "false"),
-    limit: between(1, MAX_PAGE),
-    cursor: matches(CURSOR, "a cursor from `next_cursor`"),
-  });
-  if (!query.ok) return fail(c, query.error);
-  const { cursor, limit = DEFAULT_PAGE } = query.value;
-  const removed = query.value.removed === "true";
-  return stored(c, async () => {
-    const own = !removed && cursor === undefined;
-    const [rows, environment, healthOf] = await Promise.all([
-      listUpstreamRecords(c.env.DB, { removed, after: cursor }, limit + 1),
-      own ? fromEnvironment(c) : null,
-      askHealth(c),
-    ]);
-    const views = await Promise.all([
-      ...(environment ? [{ ...environment, health: await healthOf(null) }] : []),
-      ...rows.map(async (row) => ({ ...viewOf(row), health: await healthOf(row) })),
-    ]);
-    return json(
-      c,
-      200,
-      page(
-        views,
-        limit,
-        ({ id }) => id,
-        (view) => view,
-      ),
-    );
-  });
-});
+export const listUpstreams = adminOnly((c) =>
+  listed(
+    c,
+    { removed: oneOf("true", "false"), cursor: cursorOf(CURSOR) },
+    ({ removed, cursor }, rows) => readUpstreams(c, removed === "true", cursor, rows),
+    ({ id }) => id,
+    (view) => view,
+  ),
+);
+
+async function readUpstreams(c: AppContext, removed: boolean, after: string | undefined, limit: number) {
+  const own = !removed && after === undefined;
+  const [rows, environment, healthOf] = await Promise.all([
+    listUpstreamRecords(c.env.DB, { removed, after }, limit),
+    own ? fromEnvironment(c) : null,
+    askHealth(c),
+  ]);
+  return Promise.all([
+    ...(environment ? [{ ...environment, health: await healthOf(null) }] : []),
+    ...rows.map(async (row) => ({ ...viewOf(row), health: await healthOf(row) })),
+  ]);
+}
 
 /** `GET /admin/upstreams/:id`, `up_default` too. */
 export const readUpstream = adminOnly(async (c) => {
@@ -158,7 +152,7 @@ export const readUpstream = adminOnly(async (c) => {
 });
 
 /** `PATCH /admin/upstreams/:id`: the fields given; `state: "active"` ends draining, `api_key` is the next credential. */
-export const changeUpstream = adminOnly(async (c) => {
+export const changeUpstream = adminOnly(async (c, admin) => {
   const { settings } = c.var.call;
   const body = await readAdminBody(c);
   const input = body.ok ? parseChangeUpstream(body.value) : body;
@@ -176,25 +170,29 @@ export const changeUpstream = adminOnly(async (c) => {
   return withRecord(c, UPSTREAMS, async (record) => {
     if (record.state === "removed") return fail(c, REMOVED);
     const key = api_key !== undefined && masterKey ? await sealed(masterKey, record.id, api_key) : {};
-    return change(c, UPSTREAMS, record, { ...fields, ...key });
+    return change(c, admin, UPSTREAMS, record, { changes: { ...fields, ...key } });
   });
 });
 
 /** `POST /admin/upstreams/:id/drain`: it gets no new conversations any more, and keeps what can go nowhere else. */
-export const drainUpstream = adminOnly(async (c) => {
+export const drainUpstream = adminOnly(async (c, admin) => {
   if (isDefault(c)) return fail(c, FROM_ENVIRONMENT);
   return withRecord(c, UPSTREAMS, (record) => {
     if (record.state === "removed") return fail(c, REMOVED);
-    return record.state === "draining" ? tellAgain(c, record) : change(c, UPSTREAMS, record, { state: "draining" });
+    if (record.state === "draining") return tellAgain(c, record);
+    return change(c, admin, UPSTREAMS, record, { action: "drain", changes: { state: "draining" } });
   });
 });
 
 /** `DELETE /admin/upstreams/:id`: wipes its key and takes it out of use for good. The row stays: audit rows name it. */
-export const removeUpstream = adminOnly(async (c) => {
+export const removeUpstream = adminOnly(async (c, admin) => {
   if (isDefault(c)) return fail(c, FROM_ENVIRONMENT);
   return withRecord(c, UPSTREAMS, (record) => {
     if (record.state === "removed") return tellAgain(c, record);
-    return change(c, UPSTREAMS, record, { state: "removed", sealed_key: null });
+    return change(c, admin, UPSTREAMS, record, {
+      action: "remove",
+      changes: { state: "removed", sealed_key: null },
+    });
   });
 });
 
@@ -212,13 +210,22 @@ export const testUpstream = adminOnly(async (c) => {
   });
 });
 
-/** `POST /admin/upstreams/reseal` → `{resealed, failed}`: seals what is under an older master key under the first one. */
-export const resealAll = adminOnly((c) => {
-  const { masterKeys } = c.var.call.settings;
+/**
+ * `POST /admin/upstreams/reseal` → `{resealed, failed}`: seals what is under an older master key under the first one,
+ * issuers' secrets and signing keys too.
+ */
+export const resealAll = adminOnly((c, { actor }) => {
+  const { settings, requestId } = c.var.call;
+  const { masterKeys } = settings;
   if (masterKeys.length === 0) return Promise.resolve(fail(c, NO_MASTER_KEY));
   return stored(
     c,
-    async () => json(c, 200, await resealUpstreams(c.env, masterKeys, clock.now)),
+    async () => {
+      const upstreams = await resealUpstreams(c.env, masterKeys, clock.now, { actor, requestId });
+      const tokens = await resealTokens(c.env.DB, masterKeys);
+      const failed = [...upstreams.failed, ...tokens.failed];
+      return json(c, 200, { resealed: upstreams.resealed + tokens.resealed, failed });
+    },
     "Some keys may still be under an older master key. Repeat the call: the database",
   );
 });
@@ -242,18 +249,6 @@ async function fingerprintOf(apiKey: string): Promise<string> {
 async function tellAgain(c: AppContext, record: UpstreamRecord): Promise<Response> {
   if ((await UPSTREAMS.enforce(c, record)).ok) return json(c, 200, await shown(record, c));
   return fail(c, unavailable(`The change is stored but not yet enforced. Repeat the call: ${UPSTREAMS.enforcer}`));
-}
-
-/** An upstream as it is answered, made field by field from what may be shown. */
-function viewOf(record: UpstreamRecord) {
-  const { id, name, base_url, weight, models, concurrent_requests, state, fingerprint, version } = record;
-  return {
-    ...{ id, source: "stored" as const, name, base_url, weight, models, concurrent_requests, state, fingerprint },
-    sealed_under: record.sealed_key?.master ?? null,
-    created_at: rfc3339(record.created_at),
-    updated_at: rfc3339(record.updated_at),
-    version,
-  };
 }
 
 async function shown(record: UpstreamRecord, c: AppContext): Promise<object> {

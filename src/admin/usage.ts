@@ -2,9 +2,9 @@
 import { sumUsage, USAGE_GROUPS, type UsageGroup } from "../audit/usage.ts";
 import { fail, json } from "../context.ts";
 import { adminOnly } from "../identity/admin-auth.ts";
+import { WORKSPACE } from "../identity/fields.ts";
 import { matches, readQuery, time } from "../query.ts";
 import { err, ok, type Result } from "../result.ts";
-import { WORKSPACE } from "./input.ts";
 import { KEY_ID } from "./keys.ts";
 import { stored } from "./stored.ts";
 

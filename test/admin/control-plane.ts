@@ -120,6 +120,7 @@ export function database(fails: (sql: string, nth: number) => boolean = () => fa
       if (fails(sql, statements.length)) throw new Error(`D1_ERROR: no answer to ${sql}`);
       return env.DB.prepare(sql);
     },
+    batch: (statements: D1PreparedStatement[]) => env.DB.batch(statements),
   };
   return { statements, env: { DB: binding as unknown as D1Database } };
 }
@@ -172,6 +173,12 @@ export function auditRecord(changes: Partial<AuditRecord> = {}): AuditRecord {
     client: "claude-cli/2.0",
     conversation_id: null,
     turn_id: null,
+    subject: null,
+    template: null,
+    template_version: null,
+    findings: null,
+    chain_seq: null,
+    chain_hash: null,
     ...changes,
   };
 }

@@ -10,7 +10,8 @@ import {
 import { mergeLimits, shownBudget } from "../../src/admin/stored.ts";
 import { parseTime } from "../../src/fields.ts";
 import { readCredential } from "../../src/identity/credential.ts";
-import { completePolicy, KEY_DEFAULTS, type KeyLimits, SCOPES } from "../../src/identity/key-record.ts";
+import { completePolicy, KEY_DEFAULTS, type KeyLimits } from "../../src/identity/key-record.ts";
+import { SCOPES } from "../../src/identity/scopes.ts";
 import { between, matches, oneOf, page, readQuery, time } from "../../src/query.ts";
 import type { Result } from "../../src/result.ts";
 import { describeFailure, type Failure } from "../../src/wire/errors.ts";
@@ -144,7 +145,11 @@ describe("fields of a key, at each limit and one past it", () => {
     [{ aliases: { a: "opus", b: "a" } }, "aliases.b: must not lead to another alias"],
     [{ aliases: { fine: "opus(high)", a: "opus(extreme)" } }, `aliases.a: ${aliasRule}`],
     [{ aliases: { a: "gpt-4o", b: "gpt-4o" } }, `aliases.a: ${aliasRule}; aliases.b: ${aliasRule}`],
-    [{ guardrails: [] }, "guardrails: unknown field"],
+    [{ guardrails: [] }, "guardrails: must be an object, or null"],
+    [
+      { guardrails: { patterns: [{ name: "a", pattern: "(" }] } },
+      "guardrails.patterns.0.pattern: a bracket that nothing closes is not allowed (at character 2)",
+    ],
     [{ cache: true }, "cache: must be an object, or null"],
     [{ cache: {} }, "cache.ttl_seconds: Field required"],
     [{ cache: { ttl_seconds: 0 } }, "cache.ttl_seconds: must be a whole number from 1 to 86400"],
@@ -436,6 +441,7 @@ describe("completePolicy", () => {
       timeouts: {},
       cache: null,
       aliases: {},
+      guardrails: null,
     });
     const budget = { micro_usd: 5, period: "day", mode: "soft" } as const;
     const whole = {
@@ -545,7 +551,7 @@ describe("readCredential", () => {
     [{ "x-api-key": "k" }, "k"],
     [{ "api-key": "k" }, "k"],
     [{ authorization: "Bearer k", "x-api-key": "k", "api-key": "k" }, "k"],
-    [{ "x-api-key": "k".repeat(1024) }, "k".repeat(1024)],
+    [{ "x-api-key": "k".repeat(8_192) }, "k".repeat(8_192)],
   ])("finds the one in %.60j", (headers, credential) => {
     expect(read(headers as Record<string, string>)).toBe(credential);
   });
@@ -561,9 +567,38 @@ describe("readCredential", () => {
     { authorization: "Bearer k", "x-api-key": "" },
     { authorization: "Basic a2V5", "x-api-key": "k" },
     { "x-api-key": "k", "api-key": "K" },
-    { "x-api-key": "k".repeat(1025) },
+    { "x-api-key": "k".repeat(8_193) },
     { "x-api-key": "" },
   ])("H-01 K-01 finds none in %.60j", (headers) => {
     expect(read(headers as Record<string, string>)).toBeNull();
+  });
+
+  describe("takes Cloudflare Access' word for who is calling", () => {
+    const assertion = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln";
+    const added = { "cf-access-jwt-assertion": assertion };
+
+    it.each([
+      [{}, assertion],
+      [{ "sec-fetch-site": "same-origin", origin: "https://gw.example" }, assertion],
+      // A call's own credential counts, whether or not it is good.
+      [{ "x-api-key": "k" }, "k"],
+      [{ authorization: "Bearer k" }, "k"],
+      [{ authorization: "Basic a2V5" }, null],
+      [{ "x-api-key": "" }, null],
+      [{ "x-api-key": "k", "api-key": "other" }, null],
+      // A page of somebody else's, to which the browser lends its user's cookie.
+      [{ "sec-fetch-site": "cross-site" }, null],
+      [{ "sec-fetch-site": "same-site" }, null],
+      [{ "sec-fetch-site": "none" }, null],
+      [{ origin: "https://evil.example" }, null],
+      [{ "cf-access-jwt-assertion": "k" }, null],
+      [{ "cf-access-jwt-assertion": `${assertion}${"x".repeat(8_192)}` }, null],
+    ])("beside %.70j: %.20j", (others, credential) => {
+      expect(read({ ...added, ...others } as Record<string, string>)).toBe(credential);
+    });
+
+    it("unless another was shown elsewhere", () => {
+      expect(readCredential(new Headers(added), ["k"])).toBe("k");
+    });
   });
 });

@@ -3,9 +3,11 @@ import { env } from "cloudflare:workers";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { mintKey } from "../../src/identity/api-key.ts";
-import { KEY_DEFAULTS, type KeyRecord, SCOPES } from "../../src/identity/key-record.ts";
-import { getKey, insertKey, loadPolicy, markRevoked, updateKey } from "../../src/identity/key-store.ts";
+import { KEY_DEFAULTS, type KeyRecord } from "../../src/identity/key-record.ts";
+import { getKey, insertKey, loadPolicy, updateKey } from "../../src/identity/key-store.ts";
+import { SCOPES } from "../../src/identity/scopes.ts";
 import { newId } from "../../src/wire/ids.ts";
+import { SOME_CHANGE } from "../support/changes.ts";
 import {
   ADMIN_TOKEN,
   type Answer,
@@ -71,6 +73,7 @@ describe("POST /admin/keys", () => {
       },
       cache: { ttl_seconds: 600 },
       aliases: { "gpt-4o": "claude-sonnet-5-5(high)", mine: { model: "opus", thinking: true } },
+      guardrails: { redact: ["EMAIL"], patterns: [{ name: "ORDER", pattern: "AB-[0-9]+" }] },
       expires_at: "2999-01-31T00:00:00Z",
       metadata: { owner: "Zoë", constructor: "x" },
     };
@@ -215,7 +218,7 @@ describe("who may", () => {
   ];
 
   it("A-06 nobody without a credential, and no data key, on any route", async () => {
-    const plain = await makeKey({ scopes: SCOPES.filter((scope) => scope !== "admin") });
+    const plain = await makeKey({ scopes: SCOPES.filter((scope) => !scope.startsWith("admin")) });
     const bodies = new Set<string>();
     for (const [method, path] of ROUTES) {
       for (const as of [null, "", "wrong", `${ADMIN_TOKEN}x`, ADMIN_TOKEN.slice(0, -1), "' OR 1=1--"]) {
@@ -225,7 +228,9 @@ describe("who may", () => {
         );
         bodies.add(answer.body.error.message);
       }
-      expect(problem(await call(path, { method, as: plain.key }), 403, "permission_error")).toContain("`admin`");
+      expect(problem(await call(path, { method, as: plain.key }), 403, "permission_error")).toContain(
+        method === "GET" ? "`admin:read`" : "`admin:write`",
+      );
     }
     expect(bodies.size).toBe(1);
   });
@@ -277,7 +282,7 @@ describe("who may", () => {
     const admin = await makeKey({ scopes: ["admin", "messages"] });
     const beyond = { name: "n", scopes: ["messages", "files", "batches"] };
     expect(problem(await call("keys", { json: beyond, as: admin.key }), 403, "permission_error")).toBe(
-      "Your own key lacks these scopes and can't grant them: files, batches.",
+      "Your own key can't grant this. scopes: yours lack files, batches.",
     );
     // The default scopes are a grant too.
     expect(problem(await call("keys", { json: { name: "n" }, as: admin.key }), 403, "permission_error")).toContain(
@@ -297,21 +302,57 @@ describe("who may", () => {
     expect((await rotate(made.id, undefined, { as: admin.key })).status).toBe(200);
   });
 
+  it("K-12 nor more money, models, limits or time, nor anything in another workspace", async () => {
+    const bounds = {
+      scopes: ["admin", "messages"],
+      workspace: "ws_k12",
+      models: ["claude-haiku-*"],
+      limits: { requests_per_minute: 5 },
+      budget: { usd: 1, period: "month" },
+      expires_at: "2999-01-01T00:00:00Z",
+    };
+    const { key } = await makeKey(bounds);
+    const { workspace, ...within } = { ...bounds, scopes: ["messages"], models: ["claude-haiku-5-5"] };
+    const made = await makeKey(within, key);
+    expect((await getKey(env.DB, made.id))?.workspace).toBe(workspace);
+    const beyond: Record<string, unknown>[] = [
+      { models: null },
+      { models: ["claude-opus-5-5"] },
+      { limits: {} },
+      { limits: { requests_per_minute: 6 } },
+      { budget: null },
+      { budget: { usd: 1.000001, period: "month" } },
+      { expires_at: null },
+      { expires_at: "2999-01-01T00:00:01Z" },
+      { workspace: "ws_other" },
+    ];
+    for (const fields of beyond) {
+      const [name = ""] = Object.keys(fields);
+      const answer = await call("keys", { json: { name: "n", ...within, ...fields }, as: key });
+      expect(problem(answer, 403, "permission_error")).toContain(`${name}`);
+      if (name === "workspace" || name === "limits") continue;
+      expect(problem(await patch(made.id, fields, { as: key }), 403, "permission_error")).toContain(name);
+    }
+    const limits = { requests_per_minute: null };
+    expect(problem(await patch(made.id, { limits }, { as: key }), 403, "permission_error")).toContain(
+      "requests_per_minute",
+    );
+    // What gives nobody any rights may be changed.
+    expect((await patch(made.id, { name: "renamed", on_revoke: "cut" }, { as: key })).status).toBe(200);
+    const elsewhere = await makeKey({ scopes: ["messages"], workspace: "ws_other" });
+    for (const fields of [{ scopes: ["messages", "admin"] }, { budget: { usd: 1, period: "day" } }]) {
+      expect(problem(await patch(elsewhere.id, fields, { as: key }), 403, "permission_error")).toContain("workspace");
+    }
+    expect((await patch(elsewhere.id, { name: "renamed" }, { as: key })).status).toBe(200);
+    expect(problem(await rotate(elsewhere.id, undefined, { as: key }), 403, "permission_error")).toContain("workspace");
+  });
+
   it("A-01..05 nobody writes a field beyond the schema: not with the admin token, an admin key or a data key", async () => {
     const admin = await makeKey({ scopes: ["admin"] });
     const plain = await makeKey();
     const { id } = await makeKey({ budget: { usd: 1, period: "day" } });
     const before = await getKey(env.DB, id);
-    const names = [
-      "role",
-      "user_role",
-      "is_admin",
-      "allowed_routes",
-      "tenant_id",
-      "created_by",
-      "workspace",
-      "guardrails",
-    ];
+    const names = ["role", "user_role", "is_admin", "allowed_routes", "tenant_id", "created_by", "workspace"];
     for (const [as, status] of [
       [ADMIN_TOKEN, 400],
       [admin.key, 400],
@@ -374,7 +415,7 @@ describe("GET /admin/keys", () => {
         secrets: [{ sha256: "0", hint: "h", created_at: at, expires_at: null }],
       };
     });
-    for (const record of records) await insertKey(env.DB, record);
+    for (const record of records) await insertKey(env.DB, record, SOME_CHANGE);
     return records.map((record) => record.id).reverse();
   };
 
@@ -738,12 +779,10 @@ describe("key-store", () => {
     const { id } = await makeKey();
     const record = await getKey(env.DB, id);
     if (!record) throw new Error("no record");
-    expect(await updateKey(env.DB, { ...record, version: 2, name: "a" })).toBe(true);
-    expect(await updateKey(env.DB, { ...record, version: 2, name: "b" })).toBe(false);
-    expect(await updateKey(env.DB, { ...record, id: newId("key", 0), version: 3 })).toBe(false);
-    await markRevoked(env.DB, id, 5);
-    await markRevoked(env.DB, id, 9);
-    expect(await getKey(env.DB, id)).toMatchObject({ name: "a", version: 3, revoked_at: 5 });
+    expect(await updateKey(env.DB, { ...record, version: 2, name: "a" }, SOME_CHANGE)).toBe(true);
+    expect(await updateKey(env.DB, { ...record, version: 2, name: "b" }, SOME_CHANGE)).toBe(false);
+    expect(await updateKey(env.DB, { ...record, id: newId("key", 0), version: 3 }, SOME_CHANGE)).toBe(false);
+    expect(await getKey(env.DB, id)).toMatchObject({ name: "a", version: 2 });
     expect(await loadPolicy(env.DB, "key_' OR 1=1--")).toBeNull();
     const policy = await loadPolicy(env.DB, id);
     expect(policy).not.toHaveProperty("metadata");

@@ -10,6 +10,7 @@ import { readMasterKeys } from "../../src/upstream/sealing.ts";
 import type { UpstreamRecord } from "../../src/upstream/upstream.ts";
 import { getUpstream, insertUpstream, MAX_UPSTREAMS } from "../../src/upstream/upstream-store.ts";
 import { newId } from "../../src/wire/ids.ts";
+import { SOME_CHANGE } from "../support/changes.ts";
 import { type Answer, answered, call, database, makeKey, problem } from "./control-plane.ts";
 
 const CANARY = "sk-ant-POOLKEY-CANARY-0123456789";
@@ -227,7 +228,7 @@ describe("POST /admin/upstreams", () => {
     const { id } = await made();
     const record = (await row(id)) as UpstreamRecord;
     for (let n = 1; n < MAX_UPSTREAMS; n++) {
-      expect(await insertUpstream(env.DB, { ...record, id: newId("up", n) })).toBe(true);
+      expect(await insertUpstream(env.DB, { ...record, id: newId("up", n) }, SOME_CHANGE)).toBe(true);
     }
     expect(problem(await make(), 409, "conflict_error")).toContain("Remove one first");
     expect((await remove(id)).status).toBe(200);
@@ -391,20 +392,15 @@ describe("PATCH /admin/upstreams/:id", () => {
   it("lets one of two win that change at the same moment", async () => {
     const { id } = await made();
     let raced = false;
-    const prepare = (sql: string) => {
-      const statement = env.DB.prepare(sql);
-      if (!sql.startsWith("UPDATE") || raced) return statement;
-      raced = true;
-      return {
-        bind: (...values: unknown[]) => ({
-          async run() {
-            await env.DB.prepare("UPDATE upstreams SET weight = 9, version = version + 1 WHERE id = ?").bind(id).run();
-            return statement.bind(...values).run();
-          },
-        }),
-      };
+    const batch = async (statements: D1PreparedStatement[]) => {
+      if (!raced) {
+        raced = true;
+        await env.DB.prepare("UPDATE upstreams SET weight = 9, version = version + 1 WHERE id = ?").bind(id).run();
+      }
+      return env.DB.batch(statements);
     };
-    const answer = await patch(id, { weight: 5 }, { env: { DB: { prepare } as unknown as D1Database } });
+    const prepare = (sql: string) => env.DB.prepare(sql);
+    const answer = await patch(id, { weight: 5 }, { env: { DB: { prepare, batch } as unknown as D1Database } });
     expect(problem(answer, 409, "conflict_error")).toContain("changed by somebody else");
     expect(await row(id)).toMatchObject({ weight: 9, version: 2 });
   });
@@ -645,20 +641,15 @@ describe("exchanging the master key", () => {
   it("loses no change that is made meanwhile", async () => {
     const { id } = await made();
     let raced = false;
-    const prepare = (sql: string) => {
-      const statement = env.DB.prepare(sql);
-      if (!sql.startsWith("UPDATE") || raced) return statement;
-      raced = true;
-      return {
-        bind: (...values: unknown[]) => ({
-          async run() {
-            await patch(id, { weight: 9, api_key: NEXT_CANARY });
-            return statement.bind(...values).run();
-          },
-        }),
-      };
+    const batch = async (statements: D1PreparedStatement[]) => {
+      if (!raced) {
+        raced = true;
+        await patch(id, { weight: 9, api_key: NEXT_CANARY });
+      }
+      return env.DB.batch(statements);
     };
-    const meanwhile = { env: { ...withMasters(both).env, DB: { prepare } as unknown as D1Database } };
+    const prepare = (sql: string) => env.DB.prepare(sql);
+    const meanwhile = { env: { ...withMasters(both).env, DB: { prepare, batch } as unknown as D1Database } };
     expect((await post("reseal", meanwhile)).body).toEqual({ resealed: 1, failed: [] });
     expect(await row(id)).toMatchObject({ weight: 9, version: 3, sealed_key: { master: "2" } });
     expect(await opened(await row(id), SECOND)).toMatchObject({ value: { apiKey: NEXT_CANARY } });
@@ -670,19 +661,18 @@ describe("exchanging the master key", () => {
     problem(await patch(id, { weight: 5 }, failingPool({ put: 3 })), 503, "api_error");
     const cron = (masters: string | undefined) =>
       worker.scheduled(createScheduledController(), { ...env, ...withMasters(masters).env } as Env);
+    const resealed = () => logged.map((line) => JSON.parse(line)).filter(({ msg }) => msg === "resealed");
     await cron(FIRST);
     expect((await inPool())[0]).toMatchObject({ weight: 5, sealed_key: { master: "1" } });
     logged.length = 0;
     await cron(both);
     expect((await inPool())[0]).toMatchObject({ weight: 5, sealed_key: { master: "2" } });
-    expect(logged.map((line) => JSON.parse(line))).toEqual([
-      { level: "info", msg: "resealed", resealed: 1, failed: [] },
-    ]);
+    expect(resealed()).toEqual([{ level: "info", msg: "resealed", resealed: 1, failed: [] }]);
     logged.length = 0;
     await cron(FIRST);
     await cron(undefined);
     const told = { level: "error", msg: "resealed", resealed: 0, failed: [id] };
-    expect(logged.map((line) => JSON.parse(line))).toEqual([told, told]);
+    expect(resealed()).toEqual([told, told]);
   });
 });
 

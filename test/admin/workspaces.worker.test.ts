@@ -3,6 +3,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import type { WorkspaceRecord } from "../../src/identity/key-record.ts";
 import { getWorkspace, insertWorkspace, loadWorkspaceRules } from "../../src/identity/workspace-store.ts";
+import { SOME_CHANGE } from "../support/changes.ts";
 import { type Answer, call, database, ledgers, makeKey, problem } from "./control-plane.ts";
 
 beforeAll(() => {
@@ -39,6 +40,7 @@ describe("POST /admin/workspaces", () => {
       name: "Team Red",
       version: 1,
       cache_epoch: 0,
+      guardrails: null,
       budget: { usd: 1.005, micro_usd: 1_005_000, period: "month", mode: "strict" },
       created_at: expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:.]+Z$/),
       updated_at: body.created_at,
@@ -50,6 +52,7 @@ describe("POST /admin/workspaces", () => {
       limits: fields.limits,
       budget: { micro_usd: 1_005_000, period: "month", mode: "strict" },
       cache_epoch: 0,
+      guardrails: null,
     });
   });
 
@@ -97,7 +100,9 @@ describe("POST /admin/workspaces", () => {
     const { puts, env: bindings } = ledgers();
     const limits = { concurrent_requests: 2 };
     expect((await make({ id: "ws_late", limits }, { env: bindings })).status).toBe(201);
-    expect(puts).toEqual([["ws:ws_late", { id: "ws_late", version: 1, limits, budget: null, cache_epoch: 0 }]]);
+    expect(puts).toEqual([
+      ["ws:ws_late", { id: "ws_late", version: 1, limits, budget: null, cache_epoch: 0, guardrails: null }],
+    ]);
   });
 
   it("says when it is stored but not enforced, and a change completes it", async () => {
@@ -112,7 +117,9 @@ describe("POST /admin/workspaces", () => {
     expect((await getWorkspace(env.DB, "ws_heal"))?.limits).toEqual(limits);
     const { puts, env: bindings } = ledgers();
     expect((await patch("ws_heal", { limits }, { env: bindings })).status).toBe(200);
-    expect(puts).toEqual([["ws:ws_heal", { id: "ws_heal", version: 2, limits, budget: null, cache_epoch: 0 }]]);
+    expect(puts).toEqual([
+      ["ws:ws_heal", { id: "ws_heal", version: 2, limits, budget: null, cache_epoch: 0, guardrails: null }],
+    ]);
   });
 
   it("says field by field what is wrong, and stores nothing", async () => {
@@ -153,10 +160,10 @@ describe("GET /admin/workspaces", () => {
       const at = later + Math.floor(i / 3);
       const id = `page-${(i * 7) % 23}`.padEnd(10, "x");
       const record: WorkspaceRecord = {
-        ...{ id, version: 1, name: "n", limits: {}, budget: null, metadata: {}, cache_epoch: 0 },
+        ...{ id, version: 1, name: "n", limits: {}, budget: null, metadata: {}, cache_epoch: 0, guardrails: null },
         ...{ created_at: at, updated_at: at },
       };
-      expect(await insertWorkspace(env.DB, record)).toBe(true);
+      expect(await insertWorkspace(env.DB, record, SOME_CHANGE)).toBe(true);
       ids.push(`${at}/${id}`);
     }
     const expected = ids
@@ -221,7 +228,9 @@ describe("PATCH /admin/workspaces/:id", () => {
       updated_at: body.updated_at,
     });
     expect((await call(`workspaces/${made.id}`)).body).toEqual(body);
-    expect(puts).toEqual([[`ws:${made.id}`, { id: made.id, version: 2, limits, budget, cache_epoch: 0 }]]);
+    expect(puts).toEqual([
+      [`ws:${made.id}`, { id: made.id, version: 2, limits, budget, cache_epoch: 0, guardrails: null }],
+    ]);
     expect((await patch(made.id, { name: "newer" })).body).toMatchObject({ limits, budget, version: 3 });
     expect((await patch(made.id, { budget: null })).body).toMatchObject({ limits, budget: null, version: 4 });
     expect(await loadWorkspaceRules(env.DB, made.id)).toEqual({
@@ -230,7 +239,39 @@ describe("PATCH /admin/workspaces/:id", () => {
       limits,
       budget: null,
       cache_epoch: 0,
+      guardrails: null,
     });
+  });
+
+  it("A-05 lets no key loosen what binds its own workspace, and tighten it", async () => {
+    const bounds = {
+      limits: { requests_per_minute: 10 },
+      budget: { usd: 1, period: "day" },
+      guardrails: { redact: ["EMAIL"], allow_tools: ["calc"] },
+    };
+    const { body: made } = await make(bounds);
+    const { key } = await makeKey({ workspace: made.id, scopes: ["admin:write"] });
+    for (const [loose, field] of [
+      [{ guardrails: null }, "guardrails"],
+      [{ guardrails: { ...bounds.guardrails, mode: "audit" } }, "guardrails"],
+      [{ guardrails: { redact: ["EMAIL"] } }, "guardrails"],
+      [{ limits: { requests_per_minute: null } }, "limits.requests_per_minute"],
+      [{ limits: { requests_per_minute: 11 } }, "limits.requests_per_minute"],
+      [{ budget: null }, "budget"],
+      [{ name: "mine", budget: { usd: 2, period: "day" } }, "budget"],
+    ] as const) {
+      const refused = await call(`workspaces/${made.id}`, { method: "PATCH", json: loose, as: key });
+      expect(problem(refused, 403, "permission_error")).toContain(`grant this. ${field}: yours`);
+    }
+    expect((await call(`workspaces/${made.id}`)).body).toEqual(made);
+    const tighter = {
+      name: "mine",
+      limits: { requests_per_minute: 9, concurrent_requests: 1 },
+      guardrails: { redact: ["EMAIL", "IP"], allow_tools: [] },
+    };
+    const { status } = await call(`workspaces/${made.id}`, { method: "PATCH", json: tighter, as: key });
+    expect(status).toBe(200);
+    expect((await patch(made.id, { guardrails: null, limits: { requests_per_minute: 100 } })).status).toBe(200);
   });
 
   it("A-01..05 refuses what changes nothing, unknown fields and a lone burst, and leaves the row as it was", async () => {
@@ -279,7 +320,9 @@ describe("PATCH /admin/workspaces/:id", () => {
     expect((await getWorkspace(env.DB, id))?.limits).toEqual(json.limits);
     const flaky = ledgers({ putPolicy: 2 });
     expect((await patch(id, json, { env: flaky.env })).body).toMatchObject({ version: 3, ...json });
-    expect(flaky.puts).toEqual([[`ws:${id}`, { id, version: 3, limits: json.limits, budget: null, cache_epoch: 0 }]]);
+    expect(flaky.puts).toEqual([
+      [`ws:${id}`, { id, version: 3, limits: json.limits, budget: null, cache_epoch: 0, guardrails: null }],
+    ]);
   });
 
   it("L-01 says what holds when D1 fails, and not what D1 said", async () => {
@@ -335,8 +378,8 @@ describe("POST /admin/workspaces/:id/cache/purge", () => {
     expect((await purge(made.id, { env: bindings })).body).toEqual({ workspace: made.id, cache_epoch: 2 });
     const rules = { id: made.id, limits: { requests_per_minute: 5 }, budget: null };
     expect(puts).toEqual([
-      [`ws:${made.id}`, { ...rules, version: 2, cache_epoch: 1 }],
-      [`ws:${made.id}`, { ...rules, version: 3, cache_epoch: 2 }],
+      [`ws:${made.id}`, { ...rules, version: 2, cache_epoch: 1, guardrails: null }],
+      [`ws:${made.id}`, { ...rules, version: 3, cache_epoch: 2, guardrails: null }],
     ]);
     const { body } = await call(`workspaces/${made.id}`);
     expect(body).toEqual({ ...made, version: 3, cache_epoch: 2, updated_at: body.updated_at });
@@ -350,7 +393,7 @@ describe("POST /admin/workspaces/:id/cache/purge", () => {
     expect(body).toEqual({ workspace: "ws_purged_first", cache_epoch: 1 });
     const nothing = { limits: {}, budget: null, metadata: {} };
     expect((await call("workspaces/ws_purged_first")).body).toMatchObject({
-      ...{ id: "ws_purged_first", name: "ws_purged_first", version: 1, cache_epoch: 1 },
+      ...{ id: "ws_purged_first", name: "ws_purged_first", version: 1, cache_epoch: 1, guardrails: null },
       ...nothing,
     });
     problem(await make({ id: "ws_purged_first" }), 409, "conflict_error");
