@@ -111,6 +111,8 @@ function denialOf(failure: Failure): Denial | null {
       return failure.scope === "workspace" ? "workspace_budget" : "budget";
     case "unavailable":
       return failure.what === LEDGER_AWAY.what ? "ledger" : null;
+    case "guardrails":
+      return "guardrails";
     default:
       return null;
   }

@@ -5,8 +5,12 @@
 import type { AppContext, LogFacts } from "../context.ts";
 import { type ParsedKey, parseKey } from "../identity/api-key.ts";
 import { readCredential } from "../identity/credential.ts";
+import { looksLikeToken } from "../identity/jwt/form.ts";
+import { LEEWAY_SECONDS } from "../identity/jwt/verify.ts";
 import { type KeyPolicy, secretIsLive } from "../identity/key-record.ts";
 import { loadPolicy } from "../identity/key-store.ts";
+import { narrowed, type Rights } from "../identity/rights.ts";
+import { believingOf, secretOf, shownBy, speakerRefused } from "../identity/tokens.ts";
 import type { Access } from "../ledger/lease-book.ts";
 import { LEASE_MS } from "../ledger/protocol.ts";
 import { err, ok, type Result } from "../result.ts";
@@ -39,6 +43,8 @@ export type Caller = {
   readonly access: Access;
   /** Of the key's secrets the one that was shown; null: none was, and the key itself is what counts. */
   readonly secretSha256: string | null;
+  /** Of the token that was shown; `policy` reaches no further. Null: the key itself was. */
+  readonly rights: Rights | null;
 };
 
 export function authenticate(c: AppContext): Promise<Result<Caller, Failure>> {
@@ -47,8 +53,20 @@ export function authenticate(c: AppContext): Promise<Result<Caller, Failure>> {
   return key ? callerAtDoor(c, key) : verify(c, credential);
 }
 
+/** By a token: the key that it acts as, with what it leaves of that key's rights. */
+async function believed(c: AppContext, token: string): Promise<Result<Caller, Failure>> {
+  const { settings, log, startedAt } = c.var.call;
+  const shown = await shownBy(token, believingOf(c.env, settings), startedAt, (word) => {
+    log.token_refused = word;
+  });
+  if (!shown.ok) return shown;
+  const { keyId: id, secretMark, rights } = shown.value;
+  return callerAtDoor(c, { id, secretSha256: null, secretMark, rights });
+}
+
 async function verify(c: AppContext, credential: string | null): Promise<Result<Caller, Failure>> {
   if (credential === null) return err({ kind: "unauthenticated" });
+  if (looksLikeToken(credential)) return believed(c, credential);
   const key = await parseKey(c.var.call.settings.keyTagSecrets, credential);
   if (!key) return err({ kind: "unauthenticated" });
   if (verified.size >= MAX_VERIFIED) verified.clear();
@@ -56,20 +74,32 @@ async function verify(c: AppContext, credential: string | null): Promise<Result<
   return callerAtDoor(c, key);
 }
 
-function callerAtDoor(c: AppContext, key: ParsedKey): Promise<Result<Caller, Failure>> {
+function callerAtDoor(c: AppContext, key: Asking): Promise<Result<Caller, Failure>> {
   const { settings, log, startedAt } = c.var.call;
   return callerOf(key, startedAt, log, c.env.DB, accessFor(c.env, c.executionCtx, settings.ledgerDeadlineMs));
 }
 
+/** What is known of a caller before its key is asked for. */
+export type Asking = {
+  readonly id: string;
+  /** Null: no secret was shown, or it is one with this mark. */
+  readonly secretSha256: string | null;
+  readonly secretMark?: string | null;
+  readonly rights?: Rights | null;
+};
+
 /** Whose key this is, if it is live; what is known of it is at most `maxAgeMs` old, as far as anybody can be asked. */
 export async function callerOf(
-  { id, secretSha256 }: Pick<ParsedKey, "id"> & Pick<Caller, "secretSha256">,
+  { id, secretSha256, secretMark: mark = null, rights = null }: Asking,
   at: number,
   log: LogFacts,
   db: D1Database,
   access: Access,
   maxAgeMs = LEASE_MS,
 ): Promise<Result<Caller, Failure>> {
+  if (rights && endOf(rights) <= at) return err({ kind: "unauthenticated" });
+  const refused = rights?.speaker ? await speakerRefused(db, rights.speaker) : null;
+  if (refused) return err(refused);
   for (const ageMs of [maxAgeMs, RECHECK_MS]) {
     let policy = await leaseBook.policyOf(id, access, ageMs);
     if (policy === "unreachable") {
@@ -79,10 +109,17 @@ export async function callerOf(
     }
     if (policy === "unknown") break;
     if (!secretIsLive(policy, secretSha256, at)) continue;
+    const secret = mark === null ? secretSha256 : await secretOf(policy, mark, at);
+    if (mark !== null && secret === null) continue;
     log.key_id = id;
-    return ok({ policy, access, secretSha256 });
+    return ok({ policy: rights ? narrowed(policy, rights) : policy, access, secretSha256: secret, rights });
   }
   return err({ kind: "unauthenticated" });
+}
+
+/** Ours end when they say so; another issuer's clock may differ from ours, and its tokens are verified with that in mind. */
+function endOf({ expiresAt, speaker }: Rights): number {
+  return speaker === null ? expiresAt : expiresAt + LEEWAY_SECONDS * 1_000;
 }
 
 /**

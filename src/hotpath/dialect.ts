@@ -31,6 +31,8 @@ export type Translated = {
   readonly conversation: string | null;
   /** As `Wanted.thoughtsOf`, of the body's thinking. */
   readonly thoughtsOf?: string | null;
+  /** Whose words the body is made of, for the audit; left out: the caller's own. */
+  readonly template?: { readonly name: string; readonly version: number };
   /** Tells an answer of the upstream's: a message, a stream of events, an error. Its headers hold the gateway's own already. */
   readonly tell: (answer: Response) => Response | Promise<Response>;
 };

@@ -9,19 +9,21 @@
  */
 import type { Call } from "../context.ts";
 import { type Settings, settingsOf } from "../env.ts";
-import { mayUseModel, timeoutsFor } from "../identity/key-record.ts";
+import { modelRefused, timeoutsFor } from "../identity/key-record.ts";
+import type { Rights } from "../identity/rights.ts";
 import type { NeedFor } from "../ledger/lease-book.ts";
 import { LEASE_MS } from "../ledger/protocol.ts";
 import { ownedUpstream } from "../ownership/store.ts";
 import { err, ok, type Result } from "../result.ts";
 import type { Wanted } from "../upstream/pool.ts";
-import { readRequestFacts } from "../wire/anthropic/request.ts";
+import { modelsOf, readRequestFacts } from "../wire/anthropic/request.ts";
 import type { Failure } from "../wire/errors.ts";
 import { upstreamRequestHeaders } from "../wire/headers.ts";
 import { newId } from "../wire/ids.ts";
 import { aboutHolder, admit, billedNeed, needsOneRequest, settleFailed, wantedFor } from "./admit.ts";
 import { type Caller, callerOf } from "./authenticate.ts";
 import { CLIENT_GONE_STATUS, type Forwarding, type ForwardOptions, forward } from "./forward.ts";
+import { betasAsked, type GuardAnswer, guardCall, type Shelf } from "./guard.ts";
 import { accessFor, clock, whileLive } from "./leases.ts";
 import { type CallRecord, recordOf, type Settled } from "./settle.ts";
 
@@ -37,6 +39,8 @@ export type InnerCall = {
   readonly keyId: string;
   /** Null: whichever of the key's (the message was accepted with one that was live then). */
   readonly secretSha256: string | null;
+  /** Of the token that was shown with it; null: it was the key itself. */
+  readonly rights: Rights | null;
   /** The conversation's; the key must be of it. */
   readonly workspace: string;
   readonly route: (typeof INNER_ROUTE)[keyof typeof INNER_ROUTE];
@@ -50,10 +54,14 @@ export type InnerCall = {
   readonly affinity: string;
   /** Organization that signed the body's thinking; null: unknown. Left out: there is none. */
   readonly thoughtsOf?: string | null;
+  /** Whose words the body begins with; left out: no template's. */
+  readonly template?: { readonly name: string; readonly version: number } | null;
   /** For the audit. */
   readonly conversation: string;
   readonly turn: string;
   readonly traceId: string;
+  /** Where the conversation keeps which placeholder stands for what. */
+  readonly placeholders?: Shelf;
   /** `user-agent`. */
   readonly client: string | null;
 };
@@ -89,9 +97,11 @@ export async function admitInner(
   const opened = openedCall(call, settings);
   const caller = await callerFor(call, opened, env, ctx);
   if (!caller.ok) return caller;
-  const record = recordOf(opened, "POST", env.DB, caller.value.policy, caller.value.access, call.route, "anthropic");
+  const record = recordOf(opened, "POST", env.DB, caller.value, call.route, "anthropic");
   record.facts.conversationId = call.conversation;
   record.facts.turnId = call.turn;
+  record.facts.template = call.template?.name ?? null;
+  record.facts.templateVersion = call.template?.version ?? null;
   const inner = new Inner({ call, opened, record, caller: caller.value, env, settings });
   try {
     const denied = await inner.admit(signal);
@@ -107,15 +117,15 @@ export async function admitInner(
  * known of the key for `maxAgeMs` at most; where nobody can be asked, nothing speaks against it.
  */
 export async function checkSender(
-  sender: Pick<InnerCall, "keyId" | "secretSha256" | "workspace">,
+  sender: Pick<InnerCall, "keyId" | "secretSha256" | "workspace"> & Partial<Pick<InnerCall, "rights">>,
   env: Env,
   ctx: Context,
   maxAgeMs = LEASE_MS,
 ): Promise<Failure | null> {
   const { ledgerDeadlineMs } = knownSettings(env);
   const access = accessFor(env, ctx, ledgerDeadlineMs);
-  const { keyId: id, secretSha256 } = sender;
-  const caller = await callerOf({ id, secretSha256 }, clock.now(), {}, env.DB, access, maxAgeMs);
+  const { keyId: id, secretSha256, rights = null } = sender;
+  const caller = await callerOf({ id, secretSha256, rights }, clock.now(), {}, env.DB, access, maxAgeMs);
   if (!caller.ok) return caller.error.kind === "unavailable" ? null : caller.error;
   return isOf(caller.value, sender.workspace) ? lacksScope(caller.value) : { kind: "unauthenticated" };
 }
@@ -123,8 +133,8 @@ export async function checkSender(
 /** Whose call it is, if the key is live and of the conversation's workspace. */
 async function callerFor(call: InnerCall, opened: Call, env: Env, ctx: Context): Promise<Result<Caller, Failure>> {
   const access = accessFor(env, ctx, opened.settings.ledgerDeadlineMs);
-  const { keyId: id, secretSha256 } = call;
-  const caller = await callerOf({ id, secretSha256 }, opened.startedAt, opened.log, env.DB, access);
+  const { keyId: id, secretSha256, rights } = call;
+  const caller = await callerOf({ id, secretSha256, rights }, opened.startedAt, opened.log, env.DB, access);
   return caller.ok && !isOf(caller.value, call.workspace) ? err({ kind: "unauthenticated" }) : caller;
 }
 
@@ -163,6 +173,7 @@ class Inner implements Admitted {
   readonly ended: Promise<Settled>;
   readonly #parts: Parts;
   #forwarding: Forwarding | null = null;
+  #guard: GuardAnswer | null = null;
 
   constructor(parts: Parts) {
     this.#parts = parts;
@@ -201,8 +212,11 @@ class Inner implements Admitted {
       console.error(JSON.stringify({ level: "error", msg: "inner_call_failed", error: String(bug) }));
       return err({ failure: { kind: "internal" } as const });
     });
-    if (answer.ok) return answer;
-    if (answer.error === "client gone") return err("aborted");
+    if (answer.ok) return this.#guard ? this.#guard(answer.value) : answer;
+    if (answer.error === "client gone") {
+      record.saw(null);
+      return err("aborted");
+    }
     return err(this.#fail(aboutHolder(answer.error.failure, forwarding.wanted)));
   }
 
@@ -213,11 +227,13 @@ class Inner implements Admitted {
   }
 
   #settleUnsent(): void {
+    this.#parts.record.saw(null);
     this.#parts.record.settle({ status: CLIENT_GONE_STATUS, outcome: "client_gone" });
   }
 
   #fail(failure: Failure): Failure {
     const { record, opened } = this.#parts;
+    record.saw(null);
     opened.log.error_kind = failure.kind;
     settleFailed(record, failure);
     return failure;
@@ -228,21 +244,27 @@ class Inner implements Admitted {
     const { call, record, caller, env } = this.#parts;
     const lacking = lacksScope(caller);
     if (lacking) return err(lacking);
-    const facts = readRequestFacts(call.body);
+    const betas = betasAsked(undefined, call.headers["anthropic-beta"]);
+    const guarded = await guardCall(caller, { bytes: call.body, betas, shelf: call.placeholders }, record);
+    if (!guarded.ok) return guarded;
+    const { bytes, answer } = guarded.value;
+    this.#guard = answer;
+    const facts = readRequestFacts(bytes);
     if (!facts.ok) return facts;
     const { model, fileIds } = facts.value;
     record.facts.modelRequested = model;
-    if (!mayUseModel(caller.policy, model)) return err({ kind: "model_not_allowed", model });
+    const refused = modelRefused(caller.policy, modelsOf(facts.value));
+    if (refused) return err(refused);
     const holder = await ownedUpstream(env.DB, caller.policy.workspace, fileIds);
     if (!holder.ok) return holder;
     const isFree = call.path === "/v1/messages/count_tokens";
     return ok({
-      forwarding: this.#forwardingOf(wantedFor(facts.value, holder.value, call.thoughtsOf)),
+      forwarding: this.#forwardingOf(bytes, wantedFor(facts.value, holder.value, call.thoughtsOf)),
       needFor: isFree ? needsOneRequest : billedNeed(caller, record, facts.value, env.DB),
     });
   }
 
-  #forwardingOf(wanted: Omit<Wanted, "affinity">): Forwarding {
+  #forwardingOf(body: Uint8Array, wanted: Omit<Wanted, "affinity">): Forwarding {
     const { call, caller, settings } = this.#parts;
     const { workspace, timeouts } = caller.policy;
     const client = call.client === null ? {} : { "user-agent": call.client };
@@ -251,7 +273,7 @@ class Inner implements Admitted {
       path: call.path,
       method: "POST",
       headers: upstreamRequestHeaders(Object.entries(headers)),
-      body: call.body,
+      body,
       wanted: { ...wanted, affinity: `${workspace} ${call.affinity}` },
       timeouts: timeoutsFor(settings.timeouts, timeouts),
     };

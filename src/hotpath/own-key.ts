@@ -1,5 +1,6 @@
 /** `GET /v1/key`: what the calling key may do, what is left of it, and when that comes back. */
-import { fail, type Handler, json } from "../context.ts";
+import { fail, guarded, json } from "../context.ts";
+import { refusalOf } from "../identity/attempts.ts";
 import { limitsNothing } from "../identity/key-record.ts";
 import { keyView, type WorkspaceStanding } from "../identity/key-view.ts";
 import type { Borrower } from "../ledger/borrower.ts";
@@ -9,11 +10,11 @@ import { clock, leaseBook } from "./leases.ts";
 import { openRecord } from "./settle.ts";
 
 /** 200 with the state of this moment, asked of the ledgers; takes nothing from any bucket. */
-export const readOwnKey: Handler = async (c) => {
+export const readOwnKey = guarded("key", async (c) => {
   const caller = await authenticate(c);
-  if (!caller.ok) return fail(c, caller.error);
-  const { policy, access } = caller.value;
-  const record = openRecord(c, policy, access, "/v1/key");
+  if (!caller.ok) return fail(c, await refusalOf(c, caller.error));
+  const { policy, access, rights } = caller.value;
+  const record = openRecord(c, caller.value, "/v1/key");
   const key = leaseBook.key(policy.id);
   const workspace = leaseBook.workspace(policy.workspace);
   const asked = await Promise.all([leaseBook.refresh(key, access), leaseBook.refresh(workspace, access)]);
@@ -26,8 +27,8 @@ export const readOwnKey: Handler = async (c) => {
   }
   record.settle({ status: 200, outcome: "complete" });
   const running = { running: key.running };
-  return json(c, 200, keyView(policy, { ...own, ...running }, shared(workspace, now), now));
-};
+  return json(c, 200, keyView(policy, { ...own, ...running }, shared(workspace, now), rights, now));
+});
 
 /** Null: the workspace limits nothing. */
 function shared(workspace: Borrower, now: number): WorkspaceStanding | null {

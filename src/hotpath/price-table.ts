@@ -8,6 +8,8 @@
  * Left open: a reservation is made with the table at hand, which in an isolate that has long been idle may be an older
  * one until its first refresh is there.
  */
+import type { Change } from "../changes/change.ts";
+import { writeRecorded } from "../changes/store.ts";
 import type { Clock } from "../ledger/lease-book.ts";
 import { builtInPrices, type PriceTable, parsePriceList } from "../wire/anthropic/price-list.ts";
 import { parseJson } from "../wire/json.ts";
@@ -36,19 +38,17 @@ export async function readPriceVersion(db: D1Database): Promise<PriceVersion | n
   return db.prepare(`SELECT ${COLUMNS} FROM price_lists ORDER BY version DESC LIMIT 1`).first<PriceVersion>();
 }
 
-/** Puts a table in force (null: the built-in one), as the version after the last. */
+/** Puts a table in force as the version after the last; false when that is not the one before it any more. */
 export async function writePriceVersion(
   db: D1Database,
-  entry: { readonly at: number; readonly actor: string; readonly json: string | null },
-): Promise<PriceVersion> {
-  const row = await db
-    .prepare(
-      `INSERT INTO price_lists (${COLUMNS}) SELECT coalesce(max(version), 0) + 1, ?, ?, ? FROM price_lists RETURNING ${COLUMNS}`,
-    )
-    .bind(entry.at, entry.actor, entry.json)
-    .first<PriceVersion>();
-  if (!row) throw new Error("D1 stored a price list and did not say which version it became");
-  return row;
+  { version, at, actor, json }: PriceVersion,
+  change: Change,
+): Promise<boolean> {
+  const isNext = { sql: "(SELECT coalesce(max(version), 0) FROM price_lists) = ?", values: [version - 1] };
+  const insert = db
+    .prepare(`INSERT INTO price_lists (${COLUMNS}) SELECT ?, ?, ?, ? WHERE ${isNext.sql}`)
+    .bind(version, at, actor, json, ...isNext.values);
+  return writeRecorded(db, change, isNext, insert);
 }
 
 export class CurrentPriceTable {

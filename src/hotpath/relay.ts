@@ -7,15 +7,17 @@ import { type Turn, takeTurn } from "../answers/turn.ts";
 import { discard, readJsonBytes } from "../body.ts";
 import { sharedAnswer } from "../cache/shared-answer.ts";
 import { CACHE_HEADER } from "../cache/wish.ts";
-import type { AppContext, Handler } from "../context.ts";
-import { mayUseModel, type Scope, timeoutsFor } from "../identity/key-record.ts";
+import { type AppContext, type Guarded, guarded } from "../context.ts";
+import { refusalOf } from "../identity/attempts.ts";
+import { modelRefused, timeoutsFor } from "../identity/key-record.ts";
+import type { Scope } from "../identity/scopes.ts";
 import type { NeedFor } from "../ledger/lease-book.ts";
 import type { Duty } from "../ownership/duty.ts";
 import { ownedUpstream } from "../ownership/store.ts";
 import { err, ok, type Result } from "../result.ts";
 import type { Wanted } from "../upstream/pool.ts";
 import { deniedHeaders, type HeaderFields, limitHeaders, tightest } from "../wire/anthropic/limit-headers.ts";
-import { type RequestFacts, readRequestFacts } from "../wire/anthropic/request.ts";
+import { modelsOf, type RequestFacts, readRequestFacts } from "../wire/anthropic/request.ts";
 import type { Failure } from "../wire/errors.ts";
 import { upstreamRequestHeaders } from "../wire/headers.ts";
 import { aboutHolder, admit, billedNeed, needsOneRequest, settleFailed, wantedFor } from "./admit.ts";
@@ -23,14 +25,17 @@ import { authenticate, type Caller } from "./authenticate.ts";
 import { type Dialect, NATIVE, NO_HEADERS, type Translated } from "./dialect.ts";
 import { forwardToDrain } from "./drain.ts";
 import { CLIENT_GONE_STATUS, type Forwarding, type ForwardOptions, forward, type Unanswered } from "./forward.ts";
+import { betasAsked, type GuardAnswer, guardCall } from "./guard.ts";
 import { clock, leaseBook, whileLive } from "./leases.ts";
 import type { Answered } from "./remote.ts";
 import { type CallRecord, openRecord } from "./settle.ts";
+import { shown } from "./shown.ts";
 
 export type RelayRoute = {
   /** The route's name in log and audit, and its path at the upstream unless `upstreamPath` says otherwise. */
   readonly name: string;
-  readonly scope: Scope;
+  /** `key`: none at all, and any live key may call it. */
+  readonly scope: Scope | "key";
   /** The path to ask for, made of constants and validated parts. */
   readonly upstreamPath?: (c: AppContext) => Result<string, Failure>;
   /** Whether the call carries a Messages body, or one that its dialect makes a Messages body of. */
@@ -41,6 +46,8 @@ export type RelayRoute = {
   readonly billed: boolean;
   /** Finds out, in place of all that, how the call is to be answered. The scope has been checked. */
   readonly prepare?: (c: AppContext, caller: Caller, record: CallRecord) => Promise<Result<Prepared, Failure>>;
+  /** Answers with the body that would go upstream, as guardrails leave it, and sends nothing. */
+  readonly preview?: true;
   /** Whether its answers may come from the response cache. */
   readonly cached?: boolean;
   readonly rewrite?: ForwardOptions["rewrite"];
@@ -67,6 +74,8 @@ export type Prepared = {
       readonly readOn?: boolean;
       readonly take?: ForwardOptions["take"];
       readonly flow?: ForwardOptions["flow"];
+      /** What guardrails do to its answer. */
+      readonly guard?: GuardAnswer | null;
     }
   | {
       /** Answers an admitted call, and settles it if it does. */
@@ -85,27 +94,38 @@ type Relay = {
   readonly dialect: Dialect;
   /** How its answer is told; the body may say more of that. */
   tell: Translated["tell"];
+  /** What guardrails do to its answer before that; null: nothing. */
+  guard: GuardAnswer | null;
 };
 
 /** Why a call has no answer, and perhaps what its caller is told beside it. */
 type NoAnswer = Failure | Unanswered | "client gone";
 
 /** The handler of a relayed route. */
-export function relayed(route: RelayRoute): Handler {
+export function relayed(route: RelayRoute): Guarded {
   const { dialect = NATIVE } = route;
-  return async function relay(c) {
+  return guarded(route.scope, async function relay(c) {
     const caller = await authenticate(c);
-    if (!caller.ok) return dialect.fail(c, caller.error, {});
-    const record = openRecord(c, caller.value.policy, caller.value.access, route.name, dialect.name);
-    const call: Relay = { c, route, caller: caller.value, record, dialect, tell: (answer) => dialect.own(c, answer) };
+    if (!caller.ok) return dialect.fail(c, await refusalOf(c, caller.error), {});
+    const record = openRecord(c, caller.value, route.name, dialect.name);
+    const call: Relay = {
+      c,
+      route,
+      caller: caller.value,
+      record,
+      dialect,
+      tell: (answer) => dialect.own(c, answer),
+      guard: null,
+    };
     try {
       const answer = await answerTo(call);
-      return answer.ok ? await call.tell(withOwn(call, answer.value)) : refuse(call, answer.error);
+      const guarded = answer.ok && call.guard ? await call.guard(answer.value) : answer;
+      return guarded.ok ? await call.tell(withOwn(call, guarded.value)) : refuse(call, guarded.error);
     } catch (bug) {
       refuse(call, { kind: "internal" });
       throw bug;
     }
-  };
+  });
 }
 
 async function answerTo(call: Relay): Promise<Result<Response, NoAnswer>> {
@@ -139,6 +159,7 @@ function withOwn({ caller, record }: Relay, response: Response): Response {
 
 /** Settles a call that has no answer, unless whoever knows more of it has. */
 function refuse({ c, caller, record, dialect }: Relay, why: NoAnswer): Response {
+  record.saw(null);
   if (why === "client gone") {
     record.settle({ status: CLIENT_GONE_STATUS, outcome: "client_gone" });
     // Nobody receives this.
@@ -166,7 +187,9 @@ type Checked = {
 /** Checks a call and reads its body. Nothing is reserved for it yet. */
 async function check(call: Relay): Promise<Result<Checked, Failure>> {
   const { c, route, caller } = call;
-  if (!caller.policy.scopes.includes(route.scope)) return err({ kind: "scope_missing", scope: route.scope });
+  if (route.scope !== "key" && !caller.policy.scopes.includes(route.scope)) {
+    return err({ kind: "scope_missing", scope: route.scope });
+  }
   const path = route.upstreamPath ? route.upstreamPath(c) : ok(route.name);
   if (!path.ok) return path;
   // Two values arrive joined by a comma, and no version has one.
@@ -186,13 +209,14 @@ async function check(call: Relay): Promise<Result<Checked, Failure>> {
   if (!asked.ok) return asked;
   const { sent, translated, facts, pinned, needFor } = asked.value;
   const { body, headers, conversation } = translated;
+  if (route.preview) return ok({ needFor, forwarding: null, prepared: { answer: shown(body, call.record) } });
   const wanted = wantedFor(facts, pinned, translated.thoughtsOf);
   const target = path.value + (call.dialect.ownQuery ? "" : query);
   const forwarding = forwardingOf(call, target, body, wanted, conversation ?? facts.userId);
   return ok({
     needFor,
     forwarding: headers === NO_HEADERS ? forwarding : { ...forwarding, headers: { ...forwarding.headers, ...headers } },
-    sent: { method: forwarding.method, path: route.name + query, body: sent },
+    sent: { method: forwarding.method, path: c.req.path + query, body: sent },
     prepared: null,
   });
 }
@@ -202,7 +226,8 @@ function checkPrepared(call: Relay, prepared: Result<Prepared, Failure>): Result
   if (!prepared.ok) return prepared;
   const { needFor = needsOneRequest } = prepared.value;
   if ("answer" in prepared.value) return ok({ needFor, forwarding: null, prepared: prepared.value });
-  const { path, body = null, unique = false, duty = null, wanted = {} } = prepared.value;
+  const { path, body = null, unique = false, duty = null, wanted = {}, guard = null } = prepared.value;
+  call.guard = guard;
   const forwarding = { ...forwardingOf(call, path, body, wanted), unique, duty };
   return ok({ needFor, forwarding, prepared: prepared.value });
 }
@@ -247,16 +272,26 @@ async function readMessages(call: Relay): Promise<Result<Messages, Failure>> {
   if (!sent.ok) return sent;
   const translated = await call.dialect.translate(c, caller, sent.value);
   if (!translated.ok) return translated;
-  call.tell = translated.value.tell;
-  const facts = readRequestFacts(translated.value.body);
+  const { body, tell, template, headers: added } = translated.value;
+  call.tell = tell;
+  if (template) record.facts.template = template.name;
+  if (template) record.facts.templateVersion = template.version;
+  const betas = betasAsked(headers.get("anthropic-beta"), added["anthropic-beta"]);
+  const guarded = await guardCall(caller, { bytes: body, betas }, record);
+  if (!guarded.ok) return guarded;
+  const { bytes, answer } = guarded.value;
+  // Of a preview no model has said anything.
+  call.guard = route.preview ? null : answer;
+  const facts = readRequestFacts(bytes);
   if (!facts.ok) return facts;
-  const { model, fileIds } = facts.value;
-  record.facts.modelRequested = model;
-  if (!mayUseModel(policy, model)) return err({ kind: "model_not_allowed", model });
-  const holder = await ownedUpstream(c.env.DB, policy.workspace, fileIds);
+  record.facts.modelRequested = facts.value.model;
+  const refused = modelRefused(policy, modelsOf(facts.value));
+  if (refused) return err(refused);
+  const holder = await ownedUpstream(c.env.DB, policy.workspace, facts.value.fileIds);
   if (!holder.ok) return holder;
   const needFor = route.billed ? billedNeed(caller, record, facts.value, c.env.DB) : needsOneRequest;
-  return ok({ sent: sent.value, translated: translated.value, facts: facts.value, pinned: holder.value, needFor });
+  const asked = { ...translated.value, body: bytes };
+  return ok({ sent: sent.value, translated: asked, facts: facts.value, pinned: holder.value, needFor });
 }
 
 /**

@@ -12,6 +12,7 @@ import { err, ok, type Result } from "../result.ts";
 import { describeFailure, type Failure } from "../wire/errors.ts";
 import { clientResponse } from "../wire/headers.ts";
 import { CLIENT_GONE_STATUS, type Forwarding, type ForwardOptions, forward, type Unanswered } from "./forward.ts";
+import { watchAnswer } from "./guard.ts";
 import { accessFor, leaseBook, whileLive } from "./leases.ts";
 import { foundNoOrder } from "./previous-release.ts";
 import { type CallFacts, CallRecord } from "./settle.ts";
@@ -153,6 +154,7 @@ export async function carryOut(
     record.settle({ status: CLIENT_GONE_STATUS, outcome: "client_gone" });
     return err("client gone");
   }
+  const watch = await watchAnswer(record);
   const { headers, duty } = forwarding;
   const hooks = duty ? hooksOf(duty, { env, settings: settings.value, headers, record }) : null;
   const hindered = await hooks?.begin?.();
@@ -166,7 +168,11 @@ export async function carryOut(
         console.error(JSON.stringify({ level: "error", msg: "order_failed", error: String(bug) }));
         return err(only({ kind: "internal" }));
       });
-  if (answer.ok) return answer;
+  if (answer.ok) {
+    const seen = await watch?.(answer.value);
+    return seen?.ok ? seen : answer;
+  }
+  record.saw(null);
   if (answer.error === "client gone") {
     await hooks?.unanswered?.({ kind: "upstream_cut" });
     return answer;

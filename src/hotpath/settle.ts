@@ -5,7 +5,8 @@
 import type { AuditRecord, Denial, Outcome } from "../audit/record.ts";
 import { CallTimer } from "../call-timer.ts";
 import type { AppContext, Call, LogFacts } from "../context.ts";
-import type { KeyPolicy } from "../identity/key-record.ts";
+import type { Acts } from "../guardrails/policy.ts";
+import { speakerName } from "../identity/rights.ts";
 import {
   type Access,
   type HeldShare,
@@ -14,14 +15,20 @@ import {
   type TravellingShare,
 } from "../ledger/lease-book.ts";
 import { recordLine, writeLine } from "../log.ts";
+import { ok, type Result } from "../result.ts";
 import { type AnswerFacts, noFacts } from "../wire/anthropic/answer.ts";
 import { costMicroUsd } from "../wire/anthropic/prices.ts";
+import { within } from "../within.ts";
+import type { Caller } from "./authenticate.ts";
 import { clock, leaseBook } from "./leases.ts";
 import { countedInput, type Guess, lesson } from "./need.ts";
 import { priceTable } from "./price-table.ts";
 
 /** Longest text taken from a request header into a record. */
 const MAX_HEADER_CHARS = 200;
+
+/** A client may take its time with the last words of an answer; what its call has borrowed is lent for 30 s. */
+const MAX_SIGHT_MS = 10_000;
 
 /** What is known of a call, collected while it runs. Plain data: it travels with a call that runs elsewhere. */
 export type CallFacts = {
@@ -48,12 +55,19 @@ export type CallFacts = {
   /** What it was made for, or is about. Left out: no conversation. */
   conversationId?: string;
   turnId?: string;
+  /** Who a foreign token spoke for; the template its words come from; counts of guardrails' findings, as JSON text. */
+  subject?: string | null;
+  template?: string | null;
+  templateVersion?: number | null;
+  findings?: string | null;
+  /** What guardrails look for in its answer: an object that makes the answer takes note of it. */
+  watchFor?: Acts | null;
 };
 
 function factsOf(
   { requestId, traceId, startedAt, headers }: Call,
   method: string,
-  policy: KeyPolicy,
+  { policy, rights }: Pick<Caller, "policy" | "rights">,
   route: string,
   dialect: AuditRecord["dialect"],
 ): CallFacts {
@@ -77,6 +91,10 @@ function factsOf(
     guess: null,
     admission: null,
     ledgerMs: null,
+    subject: speakerName(rights),
+    template: null,
+    templateVersion: null,
+    findings: null,
   };
 }
 
@@ -89,6 +107,14 @@ export type Ending = {
   readonly drained?: boolean;
 };
 
+/** What guardrails saw in an answer on its way to the client. */
+export type Seen = {
+  /** The record's findings, with these beside those of the request. */
+  readonly findings: string | null;
+  /** How the call ended if the answer was withheld. */
+  readonly ending: Partial<Ending> | null;
+};
+
 /** What an ended call has come to. */
 export type Settled = { readonly ending: Ending; readonly facts: AnswerFacts; readonly microUsd: number };
 
@@ -99,6 +125,12 @@ export type Surroundings = {
   readonly log: LogFacts;
   readonly logJoinMs: number;
 };
+
+/** The answer to a call that the gateway has answered itself. */
+export function settled(record: CallRecord, response: Response): Result<Response, never> {
+  record.settle({ status: response.status, outcome: "complete" });
+  return ok(response);
+}
 
 export class CallRecord {
   readonly facts: CallFacts;
@@ -119,6 +151,7 @@ export class CallRecord {
   #reservation: Reservation | null = null;
   readonly #alsoHeld = new Set<HeldShare>();
   #timer: CallTimer | null = null;
+  #watched: PromiseWithResolvers<Seen | null> | null = null;
   #ended = false;
 
   constructor(facts: CallFacts, around: Surroundings) {
@@ -174,6 +207,19 @@ export class CallRecord {
     this.hold(leaseBook.adopt(shares, by));
   }
 
+  /**
+   * Somebody looks at the answer on its way: the account of the call is given when `saw` has told what there was, and not
+   * much later than it would be anyway.
+   */
+  watched(): void {
+    this.#watched = Promise.withResolvers();
+  }
+
+  /** Null: nothing, or there was no answer. */
+  saw(seen: Seen | null): void {
+    this.#watched?.resolve(seen);
+  }
+
   /** Writes the record. A second ending of the same call is ignored. */
   settle(end: Ending): void {
     if (this.#ended) return;
@@ -183,14 +229,17 @@ export class CallRecord {
     this.#settled.resolve(this.#tell(ending, answer, this.#release(), clock.now() - this.facts.startedAt));
   }
 
-  async #tell(ending: Ending, answer: AnswerFacts, held: Reservation | null, durationMs: number): Promise<void> {
+  async #tell(ended: Ending, answer: AnswerFacts, held: Reservation | null, durationMs: number): Promise<void> {
     const { facts } = this;
+    const seen = this.#watched && (await within(MAX_SIGHT_MS, this.#watched.promise).catch(() => null));
+    if (seen) facts.findings = seen.findings;
+    const ending = { ...ended, ...seen?.ending };
     const { access, db, log, logJoinMs } = this.#around;
     const { usage } = answer;
     const model = answer.model ?? facts.modelRequested;
     const microUsd = model === null ? 0 : costMicroUsd(await priceTable.upToDate(db), model, usage, facts.startedAt);
     const learned =
-      facts.guess && ending.outcome === "complete" && !usage.estimated && usage.outputTokens > 0
+      facts.guess && ended.outcome === "complete" && !usage.estimated && usage.outputTokens > 0
         ? lesson(facts.guess, usage, microUsd)
         : null;
     const used = { inputTokens: countedInput(usage), outputTokens: usage.outputTokens, microUsd, learned };
@@ -261,6 +310,10 @@ export class CallRecord {
       client: facts.client ?? undefined,
       conversation_id: facts.conversationId,
       turn_id: facts.turnId,
+      subject: facts.subject ?? undefined,
+      template: facts.template ?? undefined,
+      template_version: facts.templateVersion ?? undefined,
+      findings: facts.findings ?? undefined,
     };
   }
 }
@@ -268,12 +321,11 @@ export class CallRecord {
 /** The record of a call whose caller is known: from here on every way out of it goes through `settle`. */
 export function openRecord(
   c: AppContext,
-  policy: KeyPolicy,
-  access: Access,
+  caller: Caller,
   route: string,
   dialect: AuditRecord["dialect"] = "anthropic",
 ): CallRecord {
-  return recordOf(c.var.call, c.req.raw.method, c.env.DB, policy, access, route, dialect);
+  return recordOf(c.var.call, c.req.raw.method, c.env.DB, caller, route, dialect);
 }
 
 /** The same of a call that need not have come to the door. */
@@ -281,15 +333,14 @@ export function recordOf(
   call: Call,
   method: string,
   db: D1Database,
-  policy: KeyPolicy,
-  access: Access,
+  caller: Caller,
   route: string,
   dialect: AuditRecord["dialect"],
 ): CallRecord {
   const { log, settings } = call;
   log.settles = true;
-  const facts = factsOf(call, method, policy, route, dialect);
-  return new CallRecord(facts, { access, db, log, logJoinMs: settings.logJoinMs });
+  const facts = factsOf(call, method, caller, route, dialect);
+  return new CallRecord(facts, { access: caller.access, db, log, logJoinMs: settings.logJoinMs });
 }
 
 type Always =

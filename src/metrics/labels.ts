@@ -56,6 +56,7 @@ export const DENIALS = Object.keys({
   workspace_concurrency: 0,
   workspace_budget: 0,
   ledger: 0,
+  guardrails: 0,
 } satisfies Record<Denial, 0>);
 
 export const FAIL_OPEN = "fail_open";

@@ -2,15 +2,17 @@
 import { readJsonBytes } from "../body.ts";
 import type { AppContext } from "../context.ts";
 import type { Caller } from "../hotpath/authenticate.ts";
+import { guardCall, guardResults } from "../hotpath/guard.ts";
 import { leaseBook } from "../hotpath/leases.ts";
 import { guess, JUST_A_REQUEST, needOf } from "../hotpath/need.ts";
 import { priceTable } from "../hotpath/price-table.ts";
 import { type Prepared, queryOf, type RelayRoute, relayed } from "../hotpath/relay.ts";
 import type { CallRecord } from "../hotpath/settle.ts";
-import { mayUseModel, type Rules } from "../identity/key-record.ts";
+import { modelRefused, type Rules } from "../identity/key-record.ts";
 import { MAX_AMOUNT } from "../ledger/amounts.ts";
 import { err, ok, type Result } from "../result.ts";
 import { type BatchBody, readBatchBody } from "../wire/anthropic/batch.ts";
+import { modelsOf } from "../wire/anthropic/request.ts";
 import type { Failure } from "../wire/errors.ts";
 import { type Duty, hooksOf, shownAt } from "./duty.ts";
 import { preparePage } from "./list.ts";
@@ -33,7 +35,10 @@ export const createBatch = route(NAME, async (c, caller, record) => {
   const limit = Math.min(settings.maxRequestBytes, policy.limits.max_request_bytes ?? settings.maxRequestBytes);
   const bytes = await readJsonBytes(c.req.raw, headers, limit);
   if (!bytes.ok) return bytes;
-  const read = readBatchBody(bytes.value);
+  const betas = headers.get("anthropic-beta") ?? null;
+  const guarded = await guardCall(caller, { bytes: bytes.value, kind: "batch", betas }, record);
+  if (!guarded.ok) return guarded;
+  const read = readBatchBody(guarded.value.bytes);
   if (!read.ok) return read;
   const looked = lookThrough(c, caller, record, read.value);
   if (!looked.ok) return looked;
@@ -43,7 +48,7 @@ export const createBatch = route(NAME, async (c, caller, record) => {
   const duty: Duty = { kind: "batches", row: null, origin: originOf(c) };
   return ok({
     path: NAME + queryOf(c.req.url),
-    body: bytes.value,
+    body: guarded.value.bytes,
     unique: true,
     wanted: { pinned: holder.value, bound, model: record.facts.modelRequested },
     needFor: (rules) => ({ ...JUST_A_REQUEST, microUsd: rules?.budget?.mode === "strict" ? worstMicroUsd : 1 }),
@@ -74,6 +79,8 @@ export const readResults = route(`${NAME}/:id/results`, async (c, caller, record
   const row = await ownedOne(c, "batches", caller);
   if (!row.ok) return row;
   const { seq, id, upstream } = row.value;
+  const guard = await guardResults(caller, record);
+  if (!guard.ok) return guard;
   const books = c.env.BATCH_BOOK;
   const book = (): Book => books.getByName(`${upstream}:${id}`);
   return ok({
@@ -81,6 +88,7 @@ export const readResults = route(`${NAME}/:id/results`, async (c, caller, record
     wanted: { pinned: upstream },
     take: takeOne(here(c, record), "batches", { seq, id, itself: false }, () => null),
     flow: new ResultsReader(row.value, await priceTable.upToDate(c.env.DB), book),
+    guard: guard.value,
   });
 });
 
@@ -127,7 +135,8 @@ function lookThrough(
   for (const facts of body.requests()) {
     if (!facts.ok) return facts;
     const { model } = facts.value;
-    if (!models.has(model) && !mayUseModel(policy, model)) return err({ kind: "model_not_allowed", model });
+    const refused = modelRefused(policy, modelsOf(facts.value));
+    if (refused) return err(refused);
     models.add(model);
     bound ||= facts.value.bound;
     const guessed = guess(facts.value, usual, prices, startedAt);

@@ -1,11 +1,11 @@
 /** Results of a batch while they flow to a client: each line is read aside and booked at the batch's book. */
 import type { Onlooker } from "../hotpath/flow.ts";
+import { LineSplitter } from "../lines.ts";
 import { type AnswerFacts, noFacts } from "../wire/anthropic/answer.ts";
 import { readBatchResult } from "../wire/anthropic/batch.ts";
 import type { PriceTable } from "../wire/anthropic/price-list.ts";
 import { costMicroUsd } from "../wire/anthropic/prices.ts";
 import type { Booking, ResultLine } from "./batch-book.ts";
-import { LineReader } from "./lines.ts";
 import type { Owned } from "./store.ts";
 
 /** A longer line is passed on unread. The longest answer there is has some 300,000 tokens. */
@@ -17,13 +17,15 @@ const LINES_AT_ONCE = 1_000;
 /** The book is told again so often. */
 const ATTEMPTS = 3;
 
+const decoder = new TextDecoder();
+
 /** The object that keeps what of a batch has been booked; as much of it as is needed here. */
 export type Book = { book(booking: Booking): Promise<void> };
 
 export class ResultsReader implements Onlooker {
   /** Lines that could not be read, and so were not booked. */
   #unread = 0;
-  readonly #lines = new LineReader(MAX_LINE_BYTES);
+  readonly #lines = new LineSplitter(MAX_LINE_BYTES);
   readonly #batch: Owned;
   readonly #prices: PriceTable;
   readonly #book: () => Book;
@@ -42,8 +44,8 @@ export class ResultsReader implements Onlooker {
   }
 
   async over(whole: boolean): Promise<AnswerFacts> {
-    if (whole) for (const line of this.#lines.end()) this.#read(line);
-    this.#unread += this.#lines.skipped;
+    // Its last line may have no end.
+    if (whole) this.#read(this.#lines.end());
     await this.#tell();
     // What was booked has records of its own; this one tells whether that was all.
     const facts = noFacts();
@@ -51,8 +53,10 @@ export class ResultsReader implements Onlooker {
     return facts;
   }
 
-  #read(line: string): void {
-    const result = readBatchResult(line);
+  #read(line: Uint8Array | null): void {
+    const text = line && decoder.decode(line).trim();
+    if (text === "") return;
+    const result = text && readBatchResult(text);
     if (!result || result.customId.length > MAX_CUSTOM_ID_CHARS) {
       this.#unread++;
       return;

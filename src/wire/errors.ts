@@ -25,8 +25,12 @@ export type Failure =
       readonly code?: string | null;
     }
   | { readonly kind: "invalid_json"; readonly problem: string; readonly position: number }
+  /** A request, or its answer, holds what the key's guardrails or its workspace's do not let pass. A sentence. */
+  | { readonly kind: "guardrails"; readonly message: string }
   | { readonly kind: "unauthenticated" }
   | { readonly kind: "scope_missing"; readonly scope: string }
+  /** A token that is for less than this; `what` it is for. */
+  | { readonly kind: "token_too_narrow"; readonly what: string }
   | { readonly kind: "grant_exceeded"; readonly message: string }
   | { readonly kind: "model_not_allowed"; readonly model: string }
   | {
@@ -47,12 +51,15 @@ export type Failure =
   | { readonly kind: "conflict"; readonly message: string }
   /** The idempotency key belongs to another request; `message` where it was given otherwise than in the header. */
   | { readonly kind: "idempotency_mismatch"; readonly message?: string }
-  | { readonly kind: "request_too_large"; readonly limitBytes: number }
+  /** `what` is too large, with its verb; left out: the body. */
+  | { readonly kind: "request_too_large"; readonly limitBytes: number; readonly what?: string }
   /** One of the gateway's own limits on conversations. A sentence. `retryAfterMs` null: waiting alone does not help. */
   | { readonly kind: "limit_reached"; readonly message: string; readonly retryAfterMs?: number | null }
   | { readonly kind: "unsupported_media_type"; readonly message: string }
   /** A page of an origin that is not in `ALLOWED_ORIGINS`. */
   | { readonly kind: "origin_refused" }
+  /** A session's call that may be the doing of another site's page. */
+  | { readonly kind: "cross_site" }
   /** The path is a WebSocket's. */
   | { readonly kind: "upgrade_required" }
   | {
@@ -198,6 +205,7 @@ export function describeFailure(failure: Failure): WireError {
   });
   switch (failure.kind) {
     case "invalid_request":
+    case "guardrails":
       return make(400, "invalid_request_error", failure.message);
     case "invalid_json":
       return make(
@@ -213,6 +221,8 @@ export function describeFailure(failure: Failure): WireError {
       });
     case "scope_missing":
       return make(403, "permission_error", `This key lacks the scope \`${failure.scope}\` that this route needs.`);
+    case "token_too_narrow":
+      return make(403, "permission_error", `This token is for ${failure.what} alone.`);
     case "grant_exceeded":
       return make(403, "permission_error", failure.message);
     case "model_not_allowed":
@@ -243,7 +253,7 @@ export function describeFailure(failure: Failure): WireError {
       return make(
         413,
         "request_too_large",
-        `The request body is larger than the limit of ${failure.limitBytes} bytes.`,
+        `${failure.what ?? "The request body is"} larger than the limit of ${failure.limitBytes} bytes.`,
       );
     case "limit_reached":
       return make(429, "rate_limit_error", failure.message, hintOf(failure.retryAfterMs));
@@ -251,6 +261,13 @@ export function describeFailure(failure: Failure): WireError {
       return make(415, "invalid_request_error", failure.message);
     case "origin_refused":
       return make(403, "permission_error", "Pages of this origin may not connect here.");
+    case "cross_site":
+      return make(
+        403,
+        "permission_error",
+        "A session's calls come from the gateway's own pages, and those that change something show its `csrf_token` in the " +
+          "header `x-sluice-csrf`.",
+      );
     case "upgrade_required":
       return make(426, "invalid_request_error", "This path is a WebSocket's: ask with `upgrade: websocket`.", {
         upgrade: "websocket",

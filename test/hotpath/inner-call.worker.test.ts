@@ -82,6 +82,7 @@ const WHOLE: Body = { ...STREAMED, stream: false };
 function callOf(key: Key, body: Body = WHOLE, more: Partial<InnerCall> = {}): InnerCall {
   return {
     keyId: key.id,
+    rights: null,
     secretSha256: key.secretSha256,
     workspace: key.workspace,
     route: INNER_ROUTE.turn,
@@ -451,6 +452,12 @@ describe("a call is refused, with a row that says so and no call of an upstream,
     const key = await keyWith({ models: ["claude-haiku-*"] });
     expect(await refusal(key)).toEqual({ kind: "model_not_allowed", model: MODEL });
     expect(await rowsOf(key)).toMatchObject([{ status: 403, model_requested: MODEL, outcome: "error" }]);
+  });
+
+  it("with a model beyond its key's as a fallback", async () => {
+    const key = await keyWith({ models: [MODEL] });
+    const body = { model: MODEL, max_tokens: 5, messages: [], fallbacks: [{ model: "claude-fable-5" }] };
+    expect(await refusal(key, body)).toEqual({ kind: "model_not_allowed", model: "claude-fable-5" });
   });
 
   it("without the scope", async () => {

@@ -6,7 +6,7 @@ import type { Rules } from "../../src/identity/key-record.ts";
 import type { Usual } from "../../src/ledger/protocol.ts";
 import { builtInPrices } from "../../src/wire/anthropic/price-list.ts";
 import { costMicroUsd } from "../../src/wire/anthropic/prices.ts";
-import { extrasOf, type RequestFacts, readRequestFacts } from "../../src/wire/anthropic/request.ts";
+import { extrasOf, modelsOf, type RequestFacts, readRequestFacts } from "../../src/wire/anthropic/request.ts";
 import { emptyUsage, type Usage } from "../../src/wire/anthropic/usage.ts";
 
 const RUNS = 2_000;
@@ -113,6 +113,21 @@ describe("B-03 a strict reservation", () => {
     for (const body of ['"speed":"fast","speed":"standard"', '"inference_geo":1,"inference_geo":"us"']) {
       expect(readRequestFacts(new TextEncoder().encode(`{"model":"m",${body}}`)).ok).toBe(false);
     }
+  });
+
+  it("names every model that a request may put to work", () => {
+    const advisor = { type: "advisor_20260301", name: "advisor", model: "claude-fable-5" };
+    const models = (fields: Record<string, unknown>) => [...modelsOf(read(fields))].slice(1);
+    expect(models({})).toEqual([]);
+    expect(models({ tools: [{ ...advisor, max_uses: 0 }], fallbacks: [{ model: "a" }, "b", {}, null, 7] })).toEqual([
+      ...["claude-fable-5", "a", "b"],
+    ]);
+    expect(models({ fallbacks: Array(150).fill("a") })).toHaveLength(150);
+    expect(models({ tools: [{ ...advisor, model: 7 }, { name: "advisor", model: "mine" }, null, 7] })).toEqual([]);
+    const escaped = '{"model":"m","tools":[{"\\u0074ype":"\\u0061dvisor_1","model":"n"}]}';
+    const facts = readRequestFacts(new TextEncoder().encode(escaped));
+    expect(facts.ok && [...modelsOf(facts.value)]).toEqual(["m", "n"]);
+    expect(readRequestFacts(new TextEncoder().encode('{"model":"m","tools":[],"tools":[]}')).ok).toBe(false);
   });
 
   it("is not made smaller by what its key has shown before", () => {

@@ -9,6 +9,7 @@ import { insertWorkspace } from "../../src/identity/workspace-store.ts";
 import { NOTHING } from "../../src/ledger/amounts.ts";
 import type { Message } from "../../src/ledger/protocol.ts";
 import type { BatchBook, Booking, ResultLine } from "../../src/ownership/batch-book.ts";
+import { SOME_CHANGE } from "../support/changes.ts";
 
 const budget: Budget = { micro_usd: 1_000_000, period: "total", mode: "strict" };
 let made = 0;
@@ -20,30 +21,39 @@ async function makeKey(shared: Budget | null = budget) {
   const workspace = `w_book_${++made}`;
   const times = { metadata: {}, created_at: now, updated_at: now };
   const secrets = [{ sha256: secretSha256, hint, created_at: now, expires_at: null }];
-  await insertKey(env.DB, {
-    ...KEY_DEFAULTS,
-    ...times,
-    id,
-    version: 1,
-    workspace,
-    name: "n",
-    scopes: ["batches"],
-    models: null,
-    limits: {},
-    budget,
-    expires_at: null,
-    revoked_at: null,
-    secrets,
-  });
-  await insertWorkspace(env.DB, {
-    ...times,
-    id: workspace,
-    version: 1,
-    name: "n",
-    limits: {},
-    budget: shared,
-    cache_epoch: 0,
-  });
+  await insertKey(
+    env.DB,
+    {
+      ...KEY_DEFAULTS,
+      ...times,
+      id,
+      version: 1,
+      workspace,
+      name: "n",
+      scopes: ["batches"],
+      models: null,
+      limits: {},
+      budget,
+      expires_at: null,
+      revoked_at: null,
+      secrets,
+    },
+    SOME_CHANGE,
+  );
+  await insertWorkspace(
+    env.DB,
+    {
+      ...times,
+      id: workspace,
+      version: 1,
+      guardrails: null,
+      name: "n",
+      limits: {},
+      budget: shared,
+      cache_epoch: 0,
+    },
+    SOME_CHANGE,
+  );
   return { keyId: id, workspace };
 }
 

@@ -201,6 +201,7 @@ describe("policies", () => {
     timeouts: {},
     cache: null,
     aliases: {},
+    guardrails: null,
     expires_at: 1000,
     revoked_at: null,
     secrets: [

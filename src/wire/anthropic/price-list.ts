@@ -84,7 +84,7 @@ const Model = z.strictObject(
   },
   "must be an object",
 );
-const List = z.strictObject({
+export const PriceListShape = z.strictObject({
   source: z.optional(text),
   models: z.record(z.string(), Model, "must be an object of models"),
   inference_geo_us_multiplier: decimal(MAX_MULTIPLIER, 2, `from 1 to ${MAX_MULTIPLIER}`).check(
@@ -99,7 +99,7 @@ const List = z.strictObject({
 });
 
 /** A price list as people write and read it. */
-export type PriceList = z.infer<typeof List>;
+export type PriceList = z.infer<typeof PriceListShape>;
 type ListedModel = PriceList["models"][string];
 type ListedRate = z.infer<typeof Rate>;
 
@@ -138,7 +138,7 @@ export type PriceTable = {
 /** Checks a price list. The error names every field that is wrong, and how. */
 export function parsePriceList(value: unknown): Result<PriceTable, string> {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return err("must be a JSON object");
-  const parsed = List.safeParse(value);
+  const parsed = PriceListShape.safeParse(value);
   if (!parsed.success) return err(problemsOf(parsed.error.issues, value).join("; "));
   const problems: string[] = [];
   const listed = Object.entries(parsed.data.models);

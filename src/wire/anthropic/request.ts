@@ -13,11 +13,8 @@ export const MAX_TOOLS = 4_096;
 export const MAX_MAX_TOKENS = 10_000_000;
 const MAX_MODEL_CHARS = 256;
 
-const DECIDING = ["model", "stream", "max_tokens", "speed", "inference_geo", "fallbacks"];
-const TRACKED = trackFields(
-  ...DECIDING,
-  ...["messages", "tools", "context_management", "compaction", "metadata", "container"],
-);
+const DECIDING = ["model", "stream", "max_tokens", "speed", "inference_geo", "fallbacks", "tools"];
+const TRACKED = trackFields(...DECIDING, ...["messages", "context_management", "compaction", "metadata", "container"]);
 /** A longer `metadata` names nobody; Claude Code's is some 200 characters. */
 const MAX_METADATA_BYTES = 4_096;
 const decoder = new TextDecoder();
@@ -42,7 +39,7 @@ export type RequestFacts = {
   readonly bound: boolean;
   /** Files that it refers to. */
   readonly fileIds: readonly string[];
-  /** Where the body says what may cost more than one pass over the model; read by `extrasOf`, and only where it counts. */
+  /** Where the body says what may ask another model or cost another pass; read only where it counts. */
   readonly extras: { readonly [K in (typeof EXTRA_FIELDS)[number]]?: Uint8Array };
 };
 
@@ -153,10 +150,26 @@ export function extrasOf({ model, extras }: RequestFacts): Extras {
     }
   }
   for (const fallback of fallbacks) {
-    const named = typeof fallback === "string" ? fallback : asFields(fallback)?.model;
-    passes.push(typeof named === "string" ? named : model);
+    passes.push(modelOfFallback(fallback) ?? model);
   }
   return { webSearches, passes: passes.slice(0, MAX_TIMES) };
+}
+
+/** Every model that a request may put to work: its own, and those that its advisors and fallbacks name. */
+export function* modelsOf({ model, extras }: RequestFacts): Generator<string> {
+  yield model;
+  for (const tool of asList(readIf(extras.tools, /advisor|\\u/))) {
+    const { type, model: named } = asFields(tool) ?? {};
+    if (typeof type === "string" && type.startsWith("advisor") && typeof named === "string") yield named;
+  }
+  for (const fallback of asList(readIf(extras.fallbacks, /./))) {
+    const named = modelOfFallback(fallback);
+    if (named !== null) yield named;
+  }
+}
+
+function modelOfFallback(fallback: unknown): string | null {
+  return asText(fallback) ?? asText(asFields(fallback)?.model);
 }
 
 /** The value of a field in whose text there is a sign of what is looked for; null: there is none. */

@@ -5,6 +5,7 @@
  *
  * Lines end in LF, CRLF or CR and a byte order mark may lead, as the SDKs accept it (wire notes §4.5).
  */
+import { joined } from "../../pieces.ts";
 import { parseJson } from "../json.ts";
 import { type AnswerFacts, noFacts } from "./answer.ts";
 import { applyUsage, asFields, asText, servingModel } from "./usage.ts";
@@ -128,7 +129,7 @@ export class StreamMeter {
       if (this.isEvent && !this.isPing) this.heard = true;
       return;
     }
-    const line = this.carry ? join(this.carry, piece) : piece.slice();
+    const line = this.carry ? joined([this.carry, piece]) : piece.slice();
     const boring = !this.matters && startsWith(line, DATA) && !(this.isBlockStart && line.length < BLOCK_HEAD_BYTES);
     if (boring && this.isBlockStart) this.readBlockStart(line);
     if (this.isEvent && !this.isPing && startsWith(line, DATA)) this.heard = true;
@@ -150,7 +151,7 @@ export class StreamMeter {
       this.isEvent = true;
       return;
     }
-    let line = this.carry ? join(this.carry, piece) : piece;
+    let line = this.carry ? joined([this.carry, piece]) : piece;
     this.carry = undefined;
     if (this.firstLine) {
       this.firstLine = false;
@@ -242,11 +243,4 @@ export class StreamMeter {
 function startsWith(bytes: Uint8Array, prefix: Uint8Array): boolean {
   for (let i = 0; i < prefix.length; i++) if (bytes[i] !== prefix[i]) return false;
   return true;
-}
-
-function join(a: Uint8Array, b: Uint8Array): Uint8Array {
-  const whole = new Uint8Array(a.length + b.length);
-  whole.set(a);
-  whole.set(b, a.length);
-  return whole;
 }
