@@ -1,15 +1,13 @@
 /** What every route of conversations begins with: the caller's right, whose conversation it is, and the way to it. */
-import { readJsonBytes } from "../body.ts";
-import { type AppContext, type Handler, json } from "../context.ts";
+import { hasBody, readJsonBody } from "../body.ts";
+import { type AppContext, type Guarded, json } from "../context.ts";
 import type { Caller } from "../hotpath/authenticate.ts";
 import type { Dialect } from "../hotpath/dialect.ts";
 import { type Prepared, relayed } from "../hotpath/relay.ts";
-import type { CallRecord } from "../hotpath/settle.ts";
-import { mayUseModel } from "../identity/key-record.ts";
+import { type CallRecord, settled } from "../hotpath/settle.ts";
+import { checkConversationId, NO_SUCH_CONVERSATION } from "../identity/conversation-id.ts";
 import { err, ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
-import { scanJson } from "../wire/json-scan.ts";
-import { checkConversationId, NO_SUCH_CONVERSATION } from "./ids.ts";
 import { MAX_BODY_BYTES } from "./limits.ts";
 import { type Remote, remoteOf } from "./object.ts";
 import type { Sender } from "./protocol.ts";
@@ -42,6 +40,7 @@ type Options = {
 export function ofAll(name: string, prepare: Prepare<Asked>, options: Options = {}) {
   const { free = false } = options;
   return routeOf(name, options, async (call) => {
+    if (isForOne(call.caller)) return err({ kind: "token_too_narrow", what: "one conversation" });
     const answer = await prepare(call);
     return answer.ok ? ok({ answer: answer.value, free }) : answer;
   });
@@ -57,6 +56,7 @@ export function ofOne(name: string, prepare: Prepare<About>, options: Options = 
     const { c, caller, record } = call;
     const id = c.req.param("id") ?? "";
     const { workspace } = caller.policy;
+    if (isForOne(caller) && caller.rights?.conversation !== id) return err(NO_SUCH_CONVERSATION);
     const about = (): About => {
       record.facts.conversationId = id;
       return { ...call, id, remote: remoteOf(c.env.CONVERSATION, workspace, id) };
@@ -76,13 +76,18 @@ export function ofOne(name: string, prepare: Prepare<About>, options: Options = 
   });
 }
 
+/** Whether there is but one conversation for this caller. */
+function isForOne({ rights }: Caller): boolean {
+  return rights !== null && rights.conversation !== null;
+}
+
 type Ready = Extract<Prepared, { answer: unknown }>;
 
 function routeOf(
   name: string,
   { dialect }: Options,
   prepare: (call: Asked) => Promise<Result<Ready, Failure>>,
-): Handler {
+): Guarded {
   return relayed({
     name,
     scope: "conversations",
@@ -93,45 +98,32 @@ function routeOf(
   });
 }
 
-function senderOf(c: AppContext, { policy, secretSha256 }: Caller): Sender {
+function senderOf(c: AppContext, { policy, secretSha256, rights }: Caller): Sender {
   const { requestId, traceId, headers } = c.var.call;
   const client = headers.get("user-agent")?.slice(0, MAX_CLIENT_CHARS) ?? null;
-  // Whoever came to the door has shown one. No key's is empty.
   return {
     keyId: policy.id,
-    secretSha256: secretSha256 ?? "",
+    secretSha256,
     workspace: policy.workspace,
     requestId,
     traceId,
     client,
+    rights,
   };
 }
 
 /** The body as a JSON value; an empty object where it may be left out and is. */
-export async function readBody({ c, caller }: Asked, needed = true): Promise<Result<unknown, Failure>> {
+export async function readBody(
+  { c, caller }: Pick<Asked, "c" | "caller">,
+  needed = true,
+): Promise<Result<unknown, Failure>> {
   const { headers } = c.var.call;
-  if (!needed && (c.req.raw.body === null || headers.get("content-length") === "0")) return ok({});
+  if (!needed && !hasBody(c.req.raw, headers)) return ok({});
   const limit = Math.min(MAX_BODY_BYTES, caller.policy.limits.max_request_bytes ?? MAX_BODY_BYTES);
-  const bytes = await readJsonBytes(c.req.raw, headers, limit);
-  if (!bytes.ok) return bytes;
-  const scan = scanJson(bytes.value);
-  return scan.ok ? ok(JSON.parse(new TextDecoder().decode(bytes.value))) : scan;
-}
-
-/** The first of these models that the key may not use. */
-export function modelRefused({ policy }: Caller, models: readonly (string | null | undefined)[]): Failure | null {
-  for (const model of models) {
-    if (typeof model === "string" && !mayUseModel(policy, model)) return { kind: "model_not_allowed", model };
-  }
-  return null;
+  return readJsonBody(c.req.raw, headers, limit);
 }
 
 /** Answers with JSON what was asked for, and settles the call. */
 export function told<T>({ c, record }: Asked, result: Result<T, Failure>, status = 200): Result<Response, Failure> {
   return result.ok ? settled(record, json(c, status, result.value)) : result;
-}
-
-export function settled(record: CallRecord, response: Response): Result<Response, never> {
-  record.settle({ status: response.status, outcome: "complete" });
-  return ok(response);
 }

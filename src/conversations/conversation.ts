@@ -16,12 +16,14 @@ import {
   type Page,
   type TurnResult,
 } from "../../clients/typescript/protocol.ts";
+import type { TableData } from "../guardrails/table.ts";
+import type { Shelf } from "../hotpath/guard.ts";
 import { admitInner, checkSender } from "../hotpath/inner-call.ts";
+import { NO_SUCH_CONVERSATION } from "../identity/conversation-id.ts";
 import { err, ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
 import { NOTHING_TO_STOP, UNKNOWN_TURN } from "./failures.ts";
 import { History, type KeptSpec } from "./history.ts";
-import { NO_SUCH_CONVERSATION } from "./ids.ts";
 import { Listing } from "./listing.ts";
 import { EventLog } from "./log.ts";
 import {
@@ -38,6 +40,7 @@ import {
   type Spec,
 } from "./protocol.ts";
 import { type Entry, registryOf } from "./registry.ts";
+import { ownFields, reservedFields, withReserved } from "./reserved.ts";
 import { Runner } from "./runner.ts";
 import { Tables } from "./schema.ts";
 import { conversationState } from "./states.ts";
@@ -47,6 +50,8 @@ import { Viewers } from "./viewers.ts";
 
 /** Key of who made the conversation. */
 const MAKER = "maker";
+/** Which placeholder stands for what in the conversation's words. */
+const PLACEHOLDERS = "placeholders";
 type Maker = Pick<Sender, "keyId" | "workspace">;
 
 /** Its settings together, as JSON: as much as the body may have that makes it. */
@@ -99,6 +104,13 @@ export class Conversation extends DurableObject<Env> implements Omit<Conversatio
       check: (sender, maxAgeMs) => checkSender(sender, env, ctx, maxAgeMs),
       now,
     });
+    const placeholders: Shelf = {
+      read: () => kv.get<TableData>(PLACEHOLDERS),
+      // Of one that has been deleted meanwhile nothing is kept.
+      write: (data) => {
+        if (this.#history.spec) kv.put(PLACEHOLDERS, data);
+      },
+    };
     this.#runner = new Runner({
       kv,
       transaction: (act) => this.#tables.transaction(act),
@@ -106,7 +118,7 @@ export class Conversation extends DurableObject<Env> implements Omit<Conversatio
       history: this.#history,
       publish: (added) => this.#viewers.publish(added),
       verify: () => this.#viewers.verify(),
-      admit: (call, signal) => admitInner(call, env, ctx, signal),
+      admit: (call, signal) => admitInner({ ...call, placeholders }, env, ctx, signal),
       changed: () => this.#arm(),
       shown: () => this.#listing.note(),
       background: (work) => ctx.waitUntil(work),
@@ -136,8 +148,11 @@ export class Conversation extends DurableObject<Env> implements Omit<Conversatio
     return this.#guarded(async () => ok(this.#view()), true);
   }
 
-  async change(change: Change): Answer<ConversationView> {
+  async change(asked: Change): Answer<ConversationView> {
     return this.#guarded(async () => {
+      const reserved = reservedFields(this.#history.spec, { ...asked.options, ...ownFields(asked) });
+      if (reserved) return err(reserved);
+      const change = withReserved(this.#history.spec, asked);
       const { leaf } = change;
       if (leaf !== undefined) {
         if (!this.#history.message(leaf)) return err({ kind: "invalid_request", message: "leaf: no such message." });
@@ -168,7 +183,10 @@ export class Conversation extends DurableObject<Env> implements Omit<Conversatio
   }
 
   async send(message: Incoming, sender: Sender): Answer<Sent> {
-    return this.#guarded(() => this.#runner.send(message, sender), true);
+    return this.#guarded(async () => {
+      const reserved = reservedFields(this.#history.spec, message.options);
+      return reserved ? err(reserved) : this.#runner.send(message, sender);
+    }, true);
   }
 
   async ended(turn: string): Answer<TurnResult> {
@@ -251,7 +269,7 @@ export class Conversation extends DurableObject<Env> implements Omit<Conversatio
     if (!spec) return;
     this.#tables.transaction(() => {
       this.#tables.drop();
-      for (const key of [MAKER, ...TURN_KEYS]) this.ctx.storage.kv.delete(key);
+      for (const key of [MAKER, PLACEHOLDERS, ...TURN_KEYS]) this.ctx.storage.kv.delete(key);
       this.#listing.bury(spec.id);
     });
     this.#buried = true;

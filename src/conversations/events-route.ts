@@ -1,9 +1,10 @@
 /** What is answered while a turn runs: a message's answer, as JSON or as events, the events after a number, and the export. */
 import type { TurnResult } from "../../clients/typescript/protocol.ts";
 import { type AppContext, jsonHeaders } from "../context.ts";
+import { settled } from "../hotpath/settle.ts";
 import { err, ok, type Result } from "../result.ts";
 import { type Failure, statusOfEvent } from "../wire/errors.ts";
-import { type About, ofOne, readBody, settled, told } from "./call.ts";
+import { type About, ofOne, readBody, told } from "./call.ts";
 import { CLIENT_ID, readMessage } from "./input.ts";
 import type { Incoming } from "./protocol.ts";
 

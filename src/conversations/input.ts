@@ -7,10 +7,12 @@ import * as z from "zod/mini";
 import type { Content, ContextPolicy, OnBusy, Options, Tool } from "../../clients/typescript/protocol.ts";
 import { matching, metadata, oneOf, parser, wholeNumber } from "../fields.ts";
 import { err, ok, type Result } from "../result.ts";
+import { TEMPLATE_NAME } from "../templates/content.ts";
 import type { Failure } from "../wire/errors.ts";
-import { MESSAGE_ID, TURN_ID } from "./ids.ts";
 import type { Change, Incoming, Spec } from "./protocol.ts";
 
+export const MESSAGE_ID = /^msg_[0-9a-hjkmnp-tv-z]{26}$/;
+const TURN_ID = /^turn_[0-9a-hjkmnp-tv-z]{26}$/;
 /** As upstream may call a model one day: visible ASCII. */
 const MODEL = /^[\x21-\x7e]{1,200}$/;
 /** Also what an `Idempotency-Key` may be. */
@@ -109,6 +111,7 @@ const NOT_OPTIONS: Readonly<Record<string, string>> = {
 const OWN_FIELDS = ["model", "system", "max_tokens", "tools", "on_busy", "edit", "regenerate"];
 
 const MODEL_RULE = "must be a model id";
+export const MODEL_MISSING = "model: Field required";
 const BETAS_RULE = `must be a list of up to ${MAX_BETAS} names of betas`;
 
 /** What the gateway itself reads of options. */
@@ -168,7 +171,21 @@ const ofConversation = {
 };
 const messageId = matching(MESSAGE_ID, "must be the id of a message");
 
-const Create = z.strictObject({ ...ofConversation, model });
+const Create = z.strictObject({
+  ...ofConversation,
+  model: z.optional(model),
+  template: z.optional(
+    z.strictObject(
+      {
+        name: matching(TEMPLATE_NAME, "must be the name of a template"),
+        label: z.optional(z.unknown()),
+        version: z.optional(z.unknown()),
+        variables: z.optional(z.unknown()),
+      },
+      "must be {name, label? or version?, variables?}",
+    ),
+  ),
+});
 const ChangeIt = z.strictObject({ ...ofConversation, model: z.optional(model), leaf: z.optional(messageId) });
 const Cancel = z.strictObject({ turn: z.optional(matching(TURN_ID, "must be the id of a turn")) });
 
@@ -193,13 +210,21 @@ const InOptions = z.object(ofMessage);
 export type CreateInput = z.infer<typeof Create>;
 export type ChangeInput = z.infer<typeof ChangeIt>;
 
-export const parseCreate = parser<CreateInput>(Create);
+export const parseCreateFields = parser<CreateInput>(Create);
 export const parseChange = parser<ChangeInput>(ChangeIt);
 export const parseCancel = parser<z.infer<typeof Cancel>>(Cancel);
-const parseMessage = parser<z.infer<typeof Message>>(Message);
+export const parseMessage = parser<z.infer<typeof Message>>(Message);
+
+/** Refuses what has no model, where no template can name one. */
+export function parseCreate(value: unknown): Result<CreateInput, Failure> {
+  const read = parseCreateFields(value);
+  const lacksModel = isFields(value) && !Object.hasOwn(value, "model") && !Object.hasOwn(value, "template");
+  if (!lacksModel) return read;
+  return invalid([...(read.ok ? [] : [messageOf(read.error)]), MODEL_MISSING]);
+}
 
 /** A conversation as it was asked for, with what is usual for the rest. */
-export function specOf(id: string, input: CreateInput): Spec {
+export function specOf(id: string, input: CreateInput & { readonly model: string }): Spec {
   return {
     id,
     model: input.model,

@@ -2,7 +2,6 @@
 import { clock } from "../hotpath/leases.ts";
 import { err, ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
-import { objectName } from "./ids.ts";
 import { asciiJson, type ConversationObject, FAILURE_HEADER, SENDER_HEADER, type Sender } from "./protocol.ts";
 
 /** Waits between attempts, ms: an object that was reset is there again at once, elsewhere a moment later. */
@@ -28,6 +27,11 @@ export type Remote = {
   /** The same for what has no other way than a request: streams and sockets. */
   fetch(path: string, sender: Sender, headers?: Readonly<Record<string, string>>): Promise<Result<Response, Failure>>;
 };
+
+/** The name of a conversation's object. Neither part can hold a space. */
+export function objectName(workspace: string, id: string): string {
+  return `${workspace} ${id}`;
+}
 
 export function remoteOf(objects: Objects, workspace: string, id: string): Remote {
   const name = objectName(workspace, id);

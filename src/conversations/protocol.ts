@@ -14,20 +14,26 @@ import type {
   TurnResult,
   TurnState,
 } from "../../clients/typescript/protocol.ts";
+import type { Rights } from "../identity/rights.ts";
 import type { Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
 
 /** Who asks. Plain data: it travels, and lies beside sockets that sleep. */
 export type Sender = {
   readonly keyId: string;
-  /** Of the secret that was shown: it must still be one of the key's. */
-  readonly secretSha256: string;
+  /** Of the secret that was shown: it must still be one of the key's. Null: another issuer's token was shown. */
+  readonly secretSha256: string | null;
   readonly workspace: string;
   readonly requestId: string;
   readonly traceId: string;
   /** `user-agent`. */
   readonly client: string | null;
+  /** Of the token that was shown; null, or left out by an earlier release: it was the key itself. */
+  readonly rights?: Rights | null;
 };
+
+/** Where a conversation's words come from, and which fields are that template's: nobody may set them afterwards. */
+export type FromTemplate = { readonly name: string; readonly version: number; readonly operator: readonly string[] };
 
 /** A conversation to be made, complete and checked. */
 export type Spec = {
@@ -41,9 +47,11 @@ export type Spec = {
   readonly ttlSeconds: number;
   readonly onBusy: OnBusy;
   readonly metadata: Readonly<Record<string, string>>;
+  /** Left out: of no template. */
+  readonly template?: FromTemplate;
 };
 
-export type Change = Partial<Omit<Spec, "id">> & { readonly leaf?: string };
+export type Change = Partial<Omit<Spec, "id" | "template">> & { readonly leaf?: string };
 
 /** A message as it was sent over either transport, checked in itself. */
 export type Incoming = {

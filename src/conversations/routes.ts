@@ -2,16 +2,18 @@
 
 import type { ConversationSummary } from "../../clients/typescript/protocol.ts";
 import { CHANGES_NOTHING } from "../fields.ts";
-import { between, DEFAULT_PAGE, MAX_PAGE, matches, page, readQuery } from "../query.ts";
+import { cursorAfter, mintConversationId, readCursor } from "../identity/conversation-id.ts";
+import { modelRefused } from "../identity/key-record.ts";
+import { matches, page, readPageQuery } from "../query.ts";
 import { err, ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
-import { modelRefused, ofAll, ofOne, readBody, told } from "./call.ts";
-import { cursorAfter, MESSAGE_ID, mintConversationId, readCursor } from "./ids.ts";
-import { changeOf, DEFAULTS, parseCancel, parseChange, parseCreate, specOf } from "./input.ts";
+import { beginning } from "./beginning.ts";
+import { ofAll, ofOne, readBody, told } from "./call.ts";
+import { changeOf, DEFAULTS, MESSAGE_ID, parseCancel, parseChange, parseCreate } from "./input.ts";
 import { remoteOf } from "./object.ts";
 import { isFull, listRows, MAX_CONVERSATIONS, type Row } from "./registry.ts";
 
-export const NAME = "/v1/conversations";
+const NAME = "/v1/conversations";
 const ONE = `${NAME}/:id`;
 
 const FULL: Failure = {
@@ -28,15 +30,16 @@ export const createConversation = ofAll(NAME, async (call) => {
   const body = await readBody(call);
   const input = body.ok ? parseCreate(body.value) : body;
   if (!input.ok) return input;
-  const { model, context } = input.value;
-  const forbidden = modelRefused(caller, [model, context?.summary_model]);
+  const { workspace } = caller.policy;
+  const { settings, startedAt } = c.var.call;
+  const id = await mintConversationId(settings.keyTagSecrets, workspace, startedAt);
+  const begun = await beginning(call, id, input.value);
+  if (!begun.ok) return begun;
+  const spec = begun.value;
+  const forbidden = modelRefused(caller.policy, [spec.model, spec.context.summary_model]);
   if (forbidden) return err(forbidden);
   return ok(async () => {
-    const { workspace } = caller.policy;
-    const { settings, startedAt } = c.var.call;
     if (await isFull(c.env.DB, workspace)) return err(FULL);
-    const id = await mintConversationId(settings.keyTagSecrets, workspace, startedAt);
-    const spec = specOf(id, input.value);
     record.facts.conversationId = id;
     // Not asked twice: whether it was made the first time is not known, and one that nobody knows of expires.
     const made = await remoteOf(c.env.CONVERSATION, workspace, id).ask(false, (object) => object.create(spec, sender));
@@ -49,9 +52,9 @@ export const listConversations = ofAll(NAME, async (call) => {
   const { c, caller } = call;
   const { keyTagSecrets } = c.var.call.settings;
   const { workspace } = caller.policy;
-  const query = readQuery(c.req.url, { limit: between(1, MAX_PAGE), cursor: matches(/^/, "a cursor") });
+  const query = readPageQuery(c.req.url, { cursor: matches(/^/, "a cursor") });
   if (!query.ok) return query;
-  const { limit = DEFAULT_PAGE, cursor } = query.value;
+  const { limit, cursor } = query.value;
   const before = cursor === undefined ? null : await readCursor(keyTagSecrets, workspace, cursor);
   if (cursor !== undefined && before === null) return refused("cursor: must be a cursor from `next_cursor`");
   return ok(async () => {
@@ -75,7 +78,7 @@ export const changeConversation = ofOne(ONE, async (call) => {
   if (!input.ok) return input;
   if (Object.keys(input.value).length === 0) return err(CHANGES_NOTHING);
   const { model, context } = input.value;
-  const forbidden = modelRefused(call.caller, [model, context?.summary_model]);
+  const forbidden = modelRefused(call.caller.policy, [model, context?.summary_model]);
   if (forbidden) return err(forbidden);
   const { remote } = call;
   return ok(async () => {
@@ -99,14 +102,9 @@ const messageId = matches(MESSAGE_ID, "the id of a message");
 
 /** `GET /v1/conversations/:id/messages?limit=&cursor=&leaf=`: the history of a branch, oldest first. */
 export const readMessages = ofOne(`${ONE}/messages`, async (call) => {
-  const query = readQuery(call.c.req.url, {
-    limit: between(1, MAX_PAGE),
-    cursor: messageId,
-    after: messageId,
-    leaf: messageId,
-  });
+  const query = readPageQuery(call.c.req.url, { cursor: messageId, after: messageId, leaf: messageId });
   if (!query.ok) return query;
-  const { limit = DEFAULT_PAGE, cursor, after, leaf = null } = query.value;
+  const { limit, cursor, after, leaf = null } = query.value;
   if (cursor !== undefined && after !== undefined) return refused("after: not together with `cursor`");
   const asked = { limit, after: cursor ?? after ?? null, leaf };
   return ok(async () => told(call, await call.remote.ask(true, (object) => object.messages(asked))));

@@ -12,6 +12,7 @@
  * (`unreported`), and the turn is told as estimated.
  */
 import type { TurnError, TurnResult } from "../../clients/typescript/protocol.ts";
+import { NO_SUCH_CONVERSATION } from "../identity/conversation-id.ts";
 import { err, ok, type Result } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
 import { newId } from "../wire/ids.ts";
@@ -22,7 +23,6 @@ import { withOptions } from "./context/options.ts";
 import { awaitingResults } from "./context/tools.ts";
 import { CANCELLED, CANCELLED_EARLY, INTERRUPTED, OTHER_WORDS, turnError, UNKNOWN_TURN } from "./failures.ts";
 import { fitIn } from "./fitting.ts";
-import { NO_SUCH_CONVERSATION } from "./ids.ts";
 import { lacksRoom, MAX_QUEUED } from "./limits.ts";
 import { place, type Said } from "./place.ts";
 import type { Incoming, Sender, Sent, Spec } from "./protocol.ts";
@@ -368,7 +368,8 @@ export class Runner {
   }
 
   #callsOf({ turn, sender, fresh, stop: { signal } }: Job): TurnCalls {
-    return new TurnCalls(this.#parts.admit, { conversation: this.#spec().id, turn, sender, fresh, signal });
+    const { id, template = null } = this.#spec();
+    return new TurnCalls(this.#parts.admit, { conversation: id, template, turn, sender, fresh, signal });
   }
 
   #spec(): Spec {

@@ -2,7 +2,7 @@
  * The tables of one conversation (docs/storage-schema.md). An object has none until a conversation is made in it, so one
  * that a stranger could wake stays empty. Later releases change them by further steps, never by changing one that is here.
  */
-import { inPieces, joinPieces } from "../pieces.ts";
+import { inPieces, joinedRows } from "../pieces.ts";
 
 /** Each is run once per object, in this order. */
 const STEPS: readonly string[] = [
@@ -133,8 +133,8 @@ export class Tables {
 
   bytes(owner: string): Uint8Array {
     if (!this.made) return new Uint8Array(0);
-    return joinPieces(
-      this.sql.exec<{ bytes: ArrayBuffer }>("SELECT bytes FROM piece WHERE owner = ? ORDER BY nth", owner).toArray(),
+    return joinedRows(
+      this.sql.exec<{ bytes: ArrayBuffer }>("SELECT bytes FROM piece WHERE owner = ? ORDER BY nth", owner),
     );
   }
 

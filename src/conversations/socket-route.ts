@@ -4,14 +4,16 @@
  * A browser shows its page no status of an upgrade that is refused. So whoever offers `sluice.v1` is let in to be told:
  * accepted here, told the error in a frame, and closed with the code for it. No object hears of that.
  */
+
 import { AUTH_PROTOCOL_PREFIX, CLOSE, PROTOCOL } from "../../clients/typescript/protocol.ts";
-import { type AppContext, fail, type Handler, noteFailure } from "../context.ts";
+import { type AppContext, fail, guarded, noteFailure } from "../context.ts";
 import { NATIVE } from "../hotpath/dialect.ts";
-import { readCredential } from "../identity/credential.ts";
+import { settled } from "../hotpath/settle.ts";
+import { CREDENTIAL_HEADERS, readCredential } from "../identity/credential.ts";
 import { originOf } from "../origins.ts";
 import { err, ok } from "../result.ts";
 import type { Failure } from "../wire/errors.ts";
-import { ofOne, settled } from "./call.ts";
+import { ofOne } from "./call.ts";
 import { closeQuietly } from "./close.ts";
 import { errorFrame } from "./frames.ts";
 
@@ -27,14 +29,14 @@ const CODES: Readonly<Record<number, number>> = {
 };
 
 /** The upgrade. Origins come before everything, and a credential may be among the subprotocols. */
-export const openSocket: Handler = (c) => {
+export const openSocket = guarded("conversations", (c) => {
   const { call } = c.var;
   const { headers, settings } = call;
   if (originOf(headers, c.req.url, settings.allowedOrigins) === "refused") return fail(c, { kind: "origin_refused" });
   if (headers.get("upgrade")?.toLowerCase() !== "websocket") return fail(c, { kind: "upgrade_required" });
   c.set("call", { ...call, headers: withOneCredential(headers) });
   return opened(c);
-};
+});
 
 const opened = ofOne(
   "/v1/conversations/:id/socket",
@@ -73,7 +75,7 @@ function withOneCredential(headers: ReadonlyMap<string, string>): ReadonlyMap<st
   if (shown.length === 0) return headers;
   const credential = readCredential(headers, shown);
   const others = new Map(headers);
-  for (const name of ["authorization", "x-api-key", "api-key"]) others.delete(name);
+  for (const name of CREDENTIAL_HEADERS) others.delete(name);
   if (credential !== null) others.set("authorization", `Bearer ${credential}`);
   return others;
 }

@@ -16,6 +16,8 @@ const UNSETTLED = { facts: { usage: { ...emptyUsage(), estimated: true } }, micr
 /** Who makes calls, for which turn. `fresh`: the very secret that the message came with must still be good. */
 type Caller = {
   readonly conversation: string;
+  /** Whose words it speaks; null: no template's. */
+  readonly template?: InnerCall["template"];
   readonly turn: string;
   readonly sender: Sender;
   readonly fresh: boolean;
@@ -47,7 +49,7 @@ export class TurnCalls {
 
   /** Once it is admitted it is to be sent or released. */
   async open(purpose: Purpose, asked: Body, signal = this.#caller.signal): Promise<Result<Admitted, Failure>> {
-    const { conversation, turn, sender, fresh } = this.#caller;
+    const { conversation, template = null, turn, sender, fresh } = this.#caller;
     if (signal.aborted) return err(CANCELLED_EARLY);
     const path = purpose === "count" ? "/v1/messages/count_tokens" : "/v1/messages";
     const admitted = await this.#admit(
@@ -58,10 +60,12 @@ export class TurnCalls {
         keyId: sender.keyId,
         workspace: sender.workspace,
         secretSha256: fresh ? sender.secretSha256 : null,
+        rights: rightsOf(sender, fresh),
         route: INNER_ROUTE[purpose],
         path,
         affinity: conversation,
         conversation,
+        ...(template && { template }),
         turn,
         traceId: sender.traceId,
         client: sender.client,
@@ -110,4 +114,9 @@ export class TurnCalls {
       microUsd: ends.reduce((sum, { microUsd }) => sum + microUsd, 0),
     };
   }
+}
+
+/** What was accepted in time is not too late, but reaches no further than its sender did. */
+function rightsOf({ rights = null }: Sender, fresh: boolean): InnerCall["rights"] {
+  return rights && !fresh ? { ...rights, expiresAt: Number.POSITIVE_INFINITY } : rights;
 }

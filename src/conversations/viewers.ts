@@ -328,7 +328,8 @@ export class Viewers {
   }
 }
 
-const secretOf = ({ keyId, secretSha256 }: Sender): string => `${keyId} ${secretSha256}`;
+const secretOf = ({ keyId, secretSha256, rights }: Sender): string =>
+  rights ? `${keyId} ${secretSha256} ${JSON.stringify(rights)}` : `${keyId} ${secretSha256}`;
 
 /** A UTF-16 unit is one to three bytes of UTF-8. */
 function isLarge(text: string): boolean {

@@ -27,6 +27,7 @@ export function conversationView({ spec, createdAt, updatedAt, ...about }: About
     state: live.state,
     model: spec.model,
     system: spec.system,
+    ...(spec.template && { template: { name: spec.template.name, version: spec.template.version } }),
     max_tokens: spec.maxTokens,
     tools: spec.tools,
     options: spec.options,

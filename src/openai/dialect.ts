@@ -7,8 +7,9 @@ import type { AppContext } from "../context.ts";
 import type { Caller } from "../hotpath/authenticate.ts";
 import type { Dialect, Translated } from "../hotpath/dialect.ts";
 import { err, ok, type Result } from "../result.ts";
+import { asFields } from "../wire/anthropic/usage.ts";
 import type { Failure } from "../wire/errors.ts";
-import { scanJson, trackFields } from "../wire/json-scan.ts";
+import { readJson } from "../wire/json-scan.ts";
 import { isServerResult } from "../wire/openai/blocks.ts";
 import { goOn } from "../wire/openai/chain.ts";
 import { readChat } from "../wire/openai/chat-request.ts";
@@ -35,8 +36,6 @@ import { type Answering, tellAnswer, withOpenAIHeaders } from "./tell.ts";
 const MAX_TRANSLATED_BYTES = 16 * 1024 * 1024;
 /** Values of such a body. Each is an object or more in two forms: a message of a few letters takes 600 bytes of heap. */
 const MAX_TRANSLATED_VALUES = 500_000;
-const NOTHING_TRACKED = trackFields();
-const decoder = new TextDecoder();
 const encoder = new TextEncoder();
 
 /** `POST /v1/chat/completions`. Cursor sends bodies of both forms there. */
@@ -134,10 +133,10 @@ function holdsMore({ turns, extra }: Draft): boolean {
 
 /** A body that keeps the limits of every other. */
 function readBody(bytes: Uint8Array): Result<Fields, Failure> {
-  const scan = scanJson(bytes, NOTHING_TRACKED, MAX_TRANSLATED_VALUES);
-  if (!scan.ok) return scan;
-  if (!scan.value.isObject) return err({ kind: "invalid_request", message: "The request body must be a JSON object." });
-  return ok(JSON.parse(decoder.decode(bytes)) as Fields);
+  const json = readJson(bytes, MAX_TRANSLATED_VALUES);
+  if (!json.ok) return json;
+  const fields = asFields(json.value);
+  return fields ? ok(fields) : err({ kind: "invalid_request", message: "The request body must be a JSON object." });
 }
 
 /** Clients that write every field they know write `null` for the ones that they leave out. */

@@ -1,7 +1,10 @@
-/** The routes of OpenAI's dialect that ask upstream. */
+/** The routes of OpenAI's dialect, and the lists of models that it shares with Claude's: one chunk, loaded when it is first spoken. */
 import { relayed } from "../hotpath/relay.ts";
 import { ok } from "../result.ts";
 import { chat, responses } from "./dialect.ts";
+
+export { listModels, readModel } from "./models.ts";
+export { storedInput, storedResponse } from "./stored-responses.ts";
 
 const MESSAGES = { scope: "messages", hasBody: true, billed: true, cached: true } as const;
 

@@ -11,7 +11,7 @@
  */
 import { DurableObject } from "cloudflare:workers";
 import type { Ledger } from "../ledger/protocol.ts";
-import { inPieces, joinPieces } from "../pieces.ts";
+import { inPieces, joinedRows } from "../pieces.ts";
 import {
   type Chain,
   MAX_CHAIN_BYTES,
@@ -283,11 +283,8 @@ export class TurnStore extends DurableObject<Env> implements TurnStoreObject {
   }
 
   #part(seq: number, part: number): Uint8Array {
-    return joinPieces(
-      this.#sql
-        .exec<{ bytes: ArrayBuffer }>("SELECT bytes FROM piece WHERE kept = ? AND part = ? ORDER BY nth", seq, part)
-        .toArray(),
-    );
+    const sql = "SELECT bytes FROM piece WHERE kept = ? AND part = ? ORDER BY nth";
+    return joinedRows(this.#sql.exec<{ bytes: ArrayBuffer }>(sql, seq, part));
   }
 
   /** An alarm that is set already stays: it is never more than a day away, and nothing is kept for less. */

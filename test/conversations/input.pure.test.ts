@@ -36,7 +36,9 @@ const nested = (levels: number): unknown => {
 
 describe("a conversation to be made", () => {
   it("needs a model and nothing else", () => {
-    expect(specOf("conv_x", taken(parseCreate({ model: "claude-haiku-5-5" })))).toEqual({
+    expect(
+      specOf("conv_x", { ...taken(parseCreate({ model: "claude-haiku-5-5" })), model: "claude-haiku-5-5" }),
+    ).toEqual({
       id: "conv_x",
       model: "claude-haiku-5-5",
       system: null,
@@ -78,7 +80,7 @@ describe("a conversation to be made", () => {
       "options.messages: is made from the conversation",
       "options.model: stands beside `options`",
       "system: must not be empty",
-      "template: unknown field",
+      "template: must be {name, label? or version?, variables?}",
       "tools.0: must be a tool",
       "ttl_seconds: must be a whole number from 1 to 34560000",
     ]);
@@ -103,7 +105,7 @@ describe("a conversation to be made", () => {
     };
     const tools = [{ name: "t", input_schema: { type: "object" } }, { type: "web_search_29990101" }];
     const system = [{ type: "text", text: "s", cache_control: { type: "ephemeral" } }];
-    const spec = specOf("c", taken(parseCreate({ model: "m", options, tools, system })));
+    const spec = specOf("c", { ...taken(parseCreate({ model: "m", options, tools, system })), model: "m" });
     expect([spec.options, spec.tools, spec.system]).toEqual([options, tools, system]);
   });
 

@@ -2,7 +2,7 @@
 import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
-import { objectName } from "../../src/conversations/ids.ts";
+import { objectName } from "../../src/conversations/object.ts";
 import { call, keyOf, type Options, settled } from "./door.ts";
 
 const NAME = "/v1/conversations";

@@ -2,10 +2,10 @@
 import { env } from "cloudflare:workers";
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import { app } from "../../src/app.ts";
-import { mintConversationId } from "../../src/conversations/ids.ts";
 import { remoteOf } from "../../src/conversations/object.ts";
 import { registryOf } from "../../src/conversations/registry.ts";
 import { clock } from "../../src/hotpath/leases.ts";
+import { mintConversationId } from "../../src/identity/conversation-id.ts";
 import { err, ok } from "../../src/result.ts";
 import { call, failed, keyOf, type Options, StandIns, senderIn, settled, TURN } from "./door.ts";
 

@@ -2,12 +2,13 @@
 import { runInDurableObject } from "cloudflare:test";
 import { env } from "cloudflare:workers";
 import type { Message } from "../../clients/typescript/protocol.ts";
-import { mintConversationId, objectName } from "../../src/conversations/ids.ts";
 import { specOf } from "../../src/conversations/input.ts";
 import type { Numbered } from "../../src/conversations/log.ts";
 import { EventLog } from "../../src/conversations/log.ts";
+import { objectName } from "../../src/conversations/object.ts";
 import type { ConversationObject, Incoming, Sender, Sent, Spec } from "../../src/conversations/protocol.ts";
 import { Tables } from "../../src/conversations/schema.ts";
+import { mintConversationId } from "../../src/identity/conversation-id.ts";
 import { getKey } from "../../src/identity/key-store.ts";
 import type { Result } from "../../src/result.ts";
 import type { Failure } from "../../src/wire/errors.ts";
