@@ -2,6 +2,7 @@
  * The web console: static files, handed out by the Worker so that each comes with the headers that keep a page safe. What
  * the page may do is what it needs: its own script and style, and its own gateway. Nothing inline, nothing foreign.
  */
+import { asset } from "./asset.ts";
 import { type AppContext, fail } from "./context.ts";
 
 const HOME = "/console/";
@@ -19,18 +20,10 @@ export function toConsole(c: AppContext): Response {
 /** `GET /console/` and each file of it. 404 in Anthropic's shape for a file that is not there. */
 export async function consoleFile(c: AppContext): Promise<Response> {
   const file = c.req.param("file") ?? "index.html";
-  const known = c.var.call.headers.get("if-none-match");
-  const found = await c.env.ASSETS.fetch(new URL(`/${encodeURIComponent(file)}`, c.req.url), {
-    headers: known === undefined ? {} : { "if-none-match": known },
-  });
-  if (!found.ok && found.status !== 304) {
-    await found.body?.cancel();
-    return safely(c, fail(c, { kind: "not_found", what: "There is nothing at this path." }));
-  }
-  const response = new Response(found.body, found);
+  const response = await asset(c, file);
+  if (!response) return safely(c, fail(c, { kind: "not_found", what: "There is nothing at this path." }));
   // Asked for each time, and answered 304: a page and a script of two releases never meet.
   response.headers.set("cache-control", "no-cache");
-  response.headers.set("x-sluice-request-id", c.var.call.requestId);
   return safely(c, response);
 }
 

@@ -1,5 +1,6 @@
 /** Conversations of a Sluice gateway, for browsers and Node 22 or later. No dependencies. */
 import { SluiceError } from "./errors.ts";
+import { type KeySource, NO_KEY, unusable } from "./key.ts";
 import type { Clock, SocketClass } from "./line.ts";
 import type {
   Content,
@@ -19,7 +20,7 @@ import { type ConnectOptions, ConversationSocket } from "./socket.ts";
 export type ClientOptions = {
   /** Where the gateway is, with or without a path: `https://gateway.example`. */
   readonly baseUrl: string;
-  readonly apiKey: string;
+  readonly apiKey: KeySource;
   /** For tests, proxies and runtimes without these globals. */
   readonly fetch?: typeof fetch;
   readonly socket?: SocketClass;
@@ -43,9 +44,6 @@ export type ConversationFields = {
 /** What can be changed; `leaf` goes to another branch. */
 export type ConversationChange = Partial<ConversationFields> & { readonly leaf?: string };
 
-/** What a subprotocol may be made of (RFC 6455 §4.1: a token of RFC 9110 §5.6.2). */
-const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/;
-
 const CLOCK: Clock = {
   now: () => Date.now(),
   setTimeout: (run, ms) => setTimeout(run, ms),
@@ -54,14 +52,13 @@ const CLOCK: Clock = {
 
 export class SluiceClient {
   readonly #base: string;
-  readonly #apiKey: string;
+  readonly #apiKey: KeySource;
   readonly #options: ClientOptions;
 
   /** Throws a `SluiceError` for a key that no header and no subprotocol could carry. */
   constructor(options: ClientOptions) {
-    if (!TOKEN.test(options.apiKey)) {
-      throw new SluiceError("authentication_error", "The key has characters that no key has.");
-    }
+    const wrong = typeof options.apiKey === "function" ? null : unusable(options.apiKey);
+    if (wrong) throw wrong;
     this.#base = options.baseUrl.replace(/\/+$/, "");
     this.#apiKey = options.apiKey;
     this.#options = options;
@@ -135,9 +132,22 @@ export class SluiceClient {
     }
   }
 
+  async #key(): Promise<string> {
+    if (typeof this.#apiKey === "string") return this.#apiKey;
+    let key: string;
+    try {
+      key = await this.#apiKey();
+    } catch (cause) {
+      throw new SluiceError("connection_error", NO_KEY, { cause });
+    }
+    const wrong = unusable(key);
+    if (wrong) throw wrong;
+    return key;
+  }
+
   async #request(method: string, path: string, body?: object): Promise<Response> {
     const ask = this.#options.fetch ?? fetch;
-    const headers = { "x-api-key": this.#apiKey, ...(body ? { "content-type": "application/json" } : {}) };
+    const headers = { "x-api-key": await this.#key(), ...(body ? { "content-type": "application/json" } : {}) };
     let response: Response;
     try {
       const url = `${this.#base}/v1/conversations${path}`;

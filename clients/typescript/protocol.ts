@@ -60,6 +60,8 @@ export type Conversation = {
   readonly state: ConversationState;
   readonly model: string;
   readonly system: Content | null;
+  /** Whose words it began with; left out: no template's. */
+  readonly template?: { readonly name: string; readonly version: number };
   readonly max_tokens: number;
   readonly tools: readonly Tool[];
   readonly options: Options;

@@ -1,5 +1,8 @@
 /** Frames on their way to one consumer. What it has not taken yet holds back the acknowledgement, and so the gateway. */
-import type { Received } from "./socket.ts";
+import type { LoggedFrame, ServerFrame } from "./protocol.ts";
+
+/** What a consumer gets: the log's frames, and `history` in place of those that are kept no more. */
+export type Received = LoggedFrame | Extract<ServerFrame, { type: "history" }>;
 
 export class FrameQueue implements AsyncIterableIterator<Received> {
   readonly #frames: Received[] = [];
@@ -17,6 +20,11 @@ export class FrameQueue implements AsyncIterableIterator<Received> {
   /** Number of the oldest frame that was not taken; null: all were. */
   get oldest(): number | null {
     return this.#frames[0]?.seq ?? null;
+  }
+
+  /** No more will come. */
+  get isOver(): boolean {
+    return this.#end !== undefined;
   }
 
   push(frame: Received): void {

@@ -1,8 +1,7 @@
 /** One message that was sent, and the turn it began. */
 import type { SluiceError } from "./errors.ts";
 import type { ClientFrame, ServerFrame } from "./protocol.ts";
-import type { FrameQueue } from "./queue.ts";
-import type { Received } from "./socket.ts";
+import type { FrameQueue, Received } from "./queue.ts";
 
 /** `sent`: the end was not seen (it lies before what this socket was told), or tool results are still awaited. */
 export type TurnEnd = Extract<ServerFrame, { type: "turn.completed" | "turn.failed" | "sent" }>;

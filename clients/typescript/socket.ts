@@ -6,31 +6,12 @@
  * Every consumer (`frames`, a turn's frames) has a queue of its own; acknowledged is only what all of them have taken, and
  * the gateway sends at most `window` bytes beyond that. So a slow consumer costs `window` bytes and nobody else's time.
  */
-import { AFTER_A_DROP, AFTER_A_LIMIT, waitMs } from "./backoff.ts";
+import { Acknowledging } from "./acknowledging.ts";
+import { Connection, type ConnectionParts, type Status } from "./connection.ts";
 import { SluiceError } from "./errors.ts";
-import { type Clock, Line, type SocketClass } from "./line.ts";
-import {
-  CLOSE,
-  type ClientFrame,
-  type Content,
-  type Conversation,
-  type LoggedFrame,
-  type SendOptions,
-  type ServerFrame,
-} from "./protocol.ts";
-import { FrameQueue } from "./queue.ts";
+import type { Content, Conversation, LoggedFrame, SendOptions, ServerFrame } from "./protocol.ts";
+import { FrameQueue, type Received } from "./queue.ts";
 import { type PendingTurn, SentTurn, type TurnEnd } from "./sent-turn.ts";
-
-/** What a consumer gets: the log's frames, and `history` in place of those that are kept no more. */
-export type Received = LoggedFrame | Extract<ServerFrame, { type: "history" }>;
-
-export type Status =
-  | { readonly state: "connecting" }
-  | { readonly state: "open" }
-  /** Dropped; the next attempt is at `retryAt` (ms since the epoch). */
-  | { readonly state: "waiting"; readonly retryAt: number; readonly code: number; readonly reason: string }
-  /** For good. `error`: why; null: it was closed from here. */
-  | { readonly state: "closed"; readonly error: SluiceError | null };
 
 export type ConnectOptions = {
   /** Frames after this number, whenever they were; left out: from now on. */
@@ -46,42 +27,19 @@ export type ConnectOptions = {
   readonly onError?: (error: SluiceError) => void;
 };
 
-export type SocketParts = {
-  readonly url: string;
-  readonly apiKey: string;
-  readonly socket: SocketClass;
-  readonly clock: Clock;
-  readonly random: () => number;
-  readonly newId: () => string;
-};
+export type SocketParts = ConnectionParts & { readonly newId: () => string };
 
 const WINDOW_BYTES = 256 * 1_024;
-/** The gateway closes whoever sends more than 100 frames in 10 s; acknowledgements take half of that at most. */
-const ACK_EVERY_MS = 200;
-/** A line that held for so long was a good one: the next wait is short again. */
-const STEADY_MS = 5_000;
-/** There is no use in coming back with the same key, to the same conversation, or with the same frame. */
-const FINAL = new Map<number, readonly [type: string, message: string]>([
-  [CLOSE.malformed, ["invalid_request_error", "The gateway did not understand this client."]],
-  [CLOSE.unauthenticated, ["authentication_error", "The key is not valid, or not any more."]],
-  [CLOSE.forbidden, ["permission_error", "The key may not use conversations."]],
-  [CLOSE.unknown, ["not_found_error", "There is no such conversation, or not any more."]],
-  [CLOSE.tooLarge, ["request_too_large", "The message is too large."]],
-]);
 const ENDED = new Set(["completed", "failed", "cancelled", "interrupted"]);
 
 export class ConversationSocket {
-  readonly #parts: SocketParts;
+  readonly #newId: () => string;
   readonly #options: ConnectOptions;
+  readonly #connection: Connection;
+  readonly #acks: Acknowledging;
+  /** Of those who take every frame. */
   readonly #queues = new Set<FrameQueue>();
-  /** Of turns that have ended, and whose frames were not all taken. */
-  readonly #lingering = new Set<FrameQueue>();
   readonly #pending = new Map<string, PendingTurn>();
-  #status: Status = { state: "connecting" };
-  #line: Line | undefined;
-  #retry: unknown;
-  #attempt = 0;
-  #openedAt: number | null = null;
   /** The last number that was handed on; null: the first `ready` says where to begin. */
   #after: number | null;
   /** The newest number as the last `ready` told it. */
@@ -92,19 +50,26 @@ export class ConversationSocket {
   #running: string | null = null;
   /** Turns that are to be cancelled, until they have ended. */
   readonly #cancelling = new Set<string>();
-  #acked = 0;
-  #ackedAt = Number.NEGATIVE_INFINITY;
-  #ackTimer: unknown;
 
-  constructor(parts: SocketParts, options: ConnectOptions = {}) {
-    this.#parts = parts;
+  constructor({ newId, ...parts }: SocketParts, options: ConnectOptions = {}) {
+    this.#newId = newId;
     this.#options = options;
     this.#after = options.after ?? null;
-    this.#connect();
+    this.#connection = new Connection(parts, {
+      became: (status) => options.onStatus?.(status),
+      received: (text) => this.#receive(text),
+      closing: (error) => this.#closing(error),
+    });
+    this.#acks = new Acknowledging(
+      parts.clock,
+      () => (this.status.state === "open" ? this.#after : null),
+      (seq) => this.#connection.tell({ type: "ack", seq }),
+    );
+    this.#connection.connect();
   }
 
   get status(): Status {
-    return this.#status;
+    return this.#connection.status;
   }
 
   /** Number of the last frame that was handed on: what to give as `after` next time. */
@@ -121,12 +86,13 @@ export class ConversationSocket {
    * Says something. It is said again, under the same id, until the gateway has confirmed it, so it arrives once whatever
    * the line does. `content` is null with `options.regenerate`.
    */
-  send(content: Content | null, options?: SendOptions, id: string = this.#parts.newId()): SentTurn {
+  send(content: Content | null, options?: SendOptions, id: string = this.#newId()): SentTurn {
     const known = this.#pending.get(id);
     if (known) return known.turn;
     const turn = new SentTurn(id, (of) => this.#watch(of));
-    if (this.#status.state === "closed") {
-      turn.refused(this.#status.error ?? closedHere());
+    const { status } = this;
+    if (status.state === "closed") {
+      turn.refused(status.error ?? closedHere());
       return turn;
     }
     const frame = {
@@ -136,28 +102,28 @@ export class ConversationSocket {
       ...(options ? { options } : {}),
     } as const;
     this.#pending.set(id, { turn, frame, confirmed: false, queues: new Set() });
-    if (this.#status.state === "open") this.#tell(frame);
+    if (status.state === "open") this.#connection.tell(frame);
     return turn;
   }
 
   /** Stops the running turn, or the one that is named; again after a drop, until it has ended. */
   cancel(turn: string | null = this.#running): void {
     if (turn !== null) this.#cancelling.add(turn);
-    if (this.#status.state === "open") this.#tell(turn === null ? { type: "cancel" } : { type: "cancel", turn });
+    if (this.status.state !== "open") return;
+    this.#connection.tell(turn === null ? { type: "cancel" } : { type: "cancel", turn });
   }
 
   /** Every frame from now on, until the socket is closed for good; an error then is thrown. */
   frames(): AsyncIterableIterator<Received> {
-    const queue = this.#queue(this.#queues);
-    if (this.#status.state === "closed") queue.finish(this.#status.error);
+    const queue = this.#acks.queue(this.#queues);
+    const { status } = this;
+    if (status.state === "closed") queue.finish(status.error);
     return queue;
   }
 
   /** Does not wait for the next attempt. Does nothing where the line is open. */
   reconnectNow(): void {
-    if (this.#status.state !== "waiting") return;
-    this.#parts.clock.clearTimeout(this.#retry);
-    this.#connect();
+    this.#connection.reconnectNow();
   }
 
   /**
@@ -165,63 +131,18 @@ export class ConversationSocket {
    * try. Whoever was told that it asks too much goes on waiting.
    */
   networkChanged(online: boolean): void {
-    const limited = this.#status.state === "waiting" && this.#status.code === CLOSE.limited;
-    if (online && !limited) this.reconnectNow();
-    this.#line?.probe();
+    this.#connection.networkChanged(online);
   }
 
   /** For good. Messages without an end are rejected. */
   close(): void {
-    if (this.#status.state !== "closed") this.#finish(null);
+    if (this.status.state !== "closed") this.#connection.finish(null);
   }
 
-  #connect(): void {
-    const { url, apiKey, socket, clock } = this.#parts;
-    this.#become({ state: "connecting" });
-    // Whoever was told may have closed it.
-    if (this.#status.state === "closed") return;
-    this.#line = new Line(socket, url, apiKey, clock, {
-      opened: () => {},
-      received: (text) => this.#receive(text),
-      ended: (code, reason) => this.#dropped(code, reason),
-    });
-  }
-
-  #dropped(code: number, reason: string): void {
-    const { clock, random } = this.#parts;
-    this.#line = undefined;
-    const final = FINAL.get(code);
-    if (final) {
-      const [type, message] = final;
-      this.#finish(new SluiceError(type, reason === "" ? message : reason, { status: code }));
-      return;
-    }
-    if (this.#openedAt !== null && clock.now() - this.#openedAt >= STEADY_MS) this.#attempt = 0;
-    this.#openedAt = null;
-    const wait = waitMs(this.#attempt++, random, code === CLOSE.limited ? AFTER_A_LIMIT : AFTER_A_DROP);
-    this.#retry = clock.setTimeout(() => this.#connect(), wait);
-    this.#become({ state: "waiting", retryAt: clock.now() + wait, code, reason });
-  }
-
-  #finish(error: SluiceError | null): void {
-    const { clock } = this.#parts;
-    clock.clearTimeout(this.#retry);
-    clock.clearTimeout(this.#ackTimer);
-    this.#line?.close(1_000, "");
-    this.#line = undefined;
+  #closing(error: SluiceError | null): void {
+    this.#acks.stop();
     for (const pending of [...this.#pending.values()]) this.#refuse(pending, error ?? closedHere());
     for (const queue of this.#queues) queue.finish(error);
-    this.#become({ state: "closed", error });
-  }
-
-  #become(status: Status): void {
-    this.#status = status;
-    this.#options.onStatus?.(status);
-  }
-
-  #tell(frame: ClientFrame): void {
-    // One that is not taken is said again after the next `ready`, or is not needed then.
-    this.#line?.send(JSON.stringify(frame));
   }
 
   #receive(text: string): void {
@@ -248,30 +169,31 @@ export class ConversationSocket {
   }
 
   #ready(conversation: Conversation, seq: number): void {
-    this.#openedAt = this.#parts.clock.now();
     this.#conversation = conversation;
     this.#target = seq;
     this.#after ??= seq;
     this.#running = conversation.turn;
     if (this.#after > seq) {
-      this.#finish(new SluiceError("invalid_request_error", `The conversation has no event ${this.#after}.`));
+      this.#connection.finish(
+        new SluiceError("invalid_request_error", `The conversation has no event ${this.#after}.`),
+      );
       return;
     }
-    this.#tell({ type: "flow", window: this.#options.window ?? WINDOW_BYTES });
-    this.#acked = this.#after;
+    this.#connection.tell({ type: "flow", window: this.#options.window ?? WINDOW_BYTES });
+    this.#acks.begin(this.#after);
     this.#resuming = this.#after < seq;
-    if (this.#resuming) this.#tell({ type: "resume", after: this.#after });
-    this.#become({ state: "open" });
+    if (this.#resuming) this.#connection.tell({ type: "resume", after: this.#after });
+    this.#connection.opened();
     this.#options.onReady?.(conversation);
-    for (const { confirmed, frame } of this.#pending.values()) if (!confirmed) this.#tell(frame);
-    for (const turn of this.#cancelling) this.#tell({ type: "cancel", turn });
+    for (const { confirmed, frame } of this.#pending.values()) if (!confirmed) this.#connection.tell(frame);
+    for (const turn of this.#cancelling) this.#connection.tell({ type: "cancel", turn });
   }
 
   #logged(frame: LoggedFrame): void {
     if (this.#after === null || frame.seq <= this.#after) return;
     if (frame.seq > this.#after + 1) {
       // Live events may overtake the answer to a resume. Anything else that leaves a gap is asked for.
-      if (!this.#resuming) this.#tell({ type: "resume", after: this.#after });
+      if (!this.#resuming) this.#connection.tell({ type: "resume", after: this.#after });
       this.#resuming = true;
       return;
     }
@@ -299,7 +221,7 @@ export class ConversationSocket {
       }
     }
     this.#options.onEvent?.(frame);
-    this.#acknowledge();
+    this.#acks.due();
   }
 
   #begun(pending: PendingTurn, turn: string): void {
@@ -336,6 +258,8 @@ export class ConversationSocket {
   }
 
   #errorTold({ ref, error }: Extract<ServerFrame, { type: "error" }>): void {
+    // The line is closed next, and what was refused is said again with another key.
+    if (error.type === "authentication_error" && this.#connection.isRenewable) return;
     const told = new SluiceError(error.type, error.message, { retryAfterSeconds: error.retry_after_seconds ?? null });
     const pending = ref === null ? undefined : this.#pending.get(ref);
     if (pending) this.#refuse(pending, told);
@@ -346,24 +270,17 @@ export class ConversationSocket {
     this.#pending.delete(pending.turn.id);
     pending.turn.ended(end);
     for (const queue of pending.queues) queue.finish(null);
-    this.#keepUntilTaken(pending.queues);
   }
 
   #refuse(pending: PendingTurn, error: SluiceError): void {
     this.#pending.delete(pending.turn.id);
     pending.turn.refused(error);
     for (const queue of pending.queues) queue.finish(error);
-    this.#keepUntilTaken(pending.queues);
-  }
-
-  /** A consumer that is not through with a turn that ended holds back what comes next, as any other. */
-  #keepUntilTaken(queues: Iterable<FrameQueue>): void {
-    for (const queue of queues) if (queue.oldest !== null) this.#lingering.add(queue);
   }
 
   #watch(turn: SentTurn): FrameQueue {
     const pending = this.#pending.get(turn.id);
-    if (pending?.turn === turn) return this.#queue(pending.queues);
+    if (pending?.turn === turn) return this.#acks.queue(pending.queues);
     const over = new FrameQueue(
       () => {},
       () => {},
@@ -373,43 +290,6 @@ export class ConversationSocket {
       (error: SluiceError) => over.finish(error),
     );
     return over;
-  }
-
-  #queue(among: Set<FrameQueue>): FrameQueue {
-    const queue: FrameQueue = new FrameQueue(
-      () => this.#acknowledge(),
-      () => {
-        among.delete(queue);
-        this.#lingering.delete(queue);
-      },
-    );
-    among.add(queue);
-    return queue;
-  }
-
-  /** The last number that every consumer has taken. */
-  #taken(): number {
-    let taken = this.#after ?? 0;
-    const turns = [...this.#pending.values()].flatMap(({ queues }) => [...queues]);
-    for (const queue of [...this.#queues, ...this.#lingering, ...turns]) {
-      if (queue.oldest === null) this.#lingering.delete(queue);
-      else taken = Math.min(taken, queue.oldest - 1);
-    }
-    return taken;
-  }
-
-  #acknowledge(): void {
-    if (this.#ackTimer !== undefined || this.#status.state !== "open") return;
-    const { clock } = this.#parts;
-    const wait = Math.max(0, this.#ackedAt + ACK_EVERY_MS - clock.now());
-    this.#ackTimer = clock.setTimeout(() => {
-      this.#ackTimer = undefined;
-      const taken = this.#taken();
-      if (this.#status.state !== "open" || taken <= this.#acked) return;
-      this.#acked = taken;
-      this.#ackedAt = clock.now();
-      this.#tell({ type: "ack", seq: taken });
-    }, wait);
   }
 }
 

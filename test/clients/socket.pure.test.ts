@@ -1,15 +1,14 @@
 /** The client's socket against a gateway that drops, repeats, overtakes and falls silent as a script says. */
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import {
-  type ConnectOptions,
-  ConversationSocket,
-  type Received,
-  type Status,
-} from "../../clients/typescript/socket.ts";
+import type { Status } from "../../clients/typescript/connection.ts";
+import type { KeySource } from "../../clients/typescript/key.ts";
+import { AUTH_PROTOCOL_PREFIX } from "../../clients/typescript/protocol.ts";
+import type { Received } from "../../clients/typescript/queue.ts";
+import { type ConnectOptions, ConversationSocket } from "../../clients/typescript/socket.ts";
 import { ManualClock, ScriptedGateway } from "./scripted-gateway.ts";
 
-function meet(options: ConnectOptions = {}, random: () => number = () => 0.5) {
+function meet(options: ConnectOptions = {}, random: () => number = () => 0.5, apiKey: KeySource = "sk-sluice-x") {
   const gateway = new ScriptedGateway();
   const clock = new ManualClock();
   let ids = 0;
@@ -17,7 +16,7 @@ function meet(options: ConnectOptions = {}, random: () => number = () => 0.5) {
   const states: Status[] = [];
   const parts = {
     url: "ws://gateway.test/v1/conversations/conv_1/socket",
-    apiKey: "sk-sluice-x",
+    apiKey,
     socket: gateway.socketClass,
     clock,
     random,
@@ -342,6 +341,96 @@ describe("the line", () => {
     await expect(frames.next()).rejects.toMatchObject({ type });
     await expect(met.socket.send("more").done).rejects.toMatchObject({ type });
     expect(met.clock.waiting).toBe(0);
+  });
+
+  describe("with a function that gives a key", () => {
+    const shown = ({ gateway }: ReturnType<typeof meet>) =>
+      gateway.sockets.map(({ protocols }) => protocols.at(-1)?.replace(AUTH_PROTOCOL_PREFIX, ""));
+
+    /** At the next attempt it asks for a key, and is let in. */
+    async function again(met: ReturnType<typeof meet>): Promise<void> {
+      const { status } = met.socket;
+      if (status.state === "waiting") met.clock.pass(status.retryAt - met.clock.now());
+      await settled();
+      met.gateway.accept();
+    }
+
+    it.each<[string, (nth: number) => string | Promise<string>]>([
+      ["at once", (nth) => `token-${nth}`],
+      ["later", async (nth) => `token-${nth}`],
+    ])("shows a fresh one at each connect, given %s", async (_, give) => {
+      let nth = 0;
+      const met = meet({}, undefined, () => give(++nth));
+      await settled();
+      met.gateway.accept();
+      const turn = met.socket.send("hello");
+      met.gateway.line.drop();
+      await again(met);
+      met.gateway.deliver();
+      await turn.done;
+      expect(shown(met)).toEqual(["token-1", "token-2"]);
+    });
+
+    it("comes back with another when one has ended, and says again what was refused for it", async () => {
+      let nth = 0;
+      const met = meet({}, undefined, () => `token-${++nth}`);
+      await settled();
+      met.gateway.accept();
+      met.gateway.deaf = true;
+      const turn = met.socket.send("hello");
+      const error = { type: "authentication_error", message: "no" };
+      met.gateway.line.say({ type: "error", ref: turn.id, error });
+      met.gateway.line.drop(4401);
+      met.gateway.deaf = false;
+      expect(met.socket.status.state).toBe("waiting");
+      await again(met);
+      met.gateway.deliver();
+      await expect(turn.done).resolves.toMatchObject({ state: "completed" });
+      expect(shown(met)).toEqual(["token-1", "token-2"]);
+    });
+
+    it("stays closed where a fresh one is refused, or is none", async () => {
+      const refused = meet({}, undefined, () => "token");
+      await settled();
+      refused.gateway.line.drop(4401);
+      expect(refused.socket.status).toMatchObject({ state: "closed", error: { type: "authentication_error" } });
+      for (const none of ["", "no key", undefined as never]) {
+        const met = meet({}, undefined, () => none);
+        await settled();
+        expect(met.socket.status).toMatchObject({ state: "closed", error: { type: "authentication_error" } });
+        expect([met.gateway.sockets, met.clock.waiting]).toEqual([[], 0]);
+      }
+    });
+
+    it.each<[string, () => string | Promise<string>]>([
+      [
+        "throws",
+        () => {
+          throw new Error("away");
+        },
+      ],
+      ["rejects", () => Promise.reject(new Error("away"))],
+      ["never answers", () => new Promise<string>(() => {})],
+    ])("asks again, as after a drop, where it %s", async (_, fails) => {
+      let works = false;
+      const met = meet({}, undefined, () => (works ? "token" : fails()));
+      await settled();
+      met.clock.pass(15_000);
+      await settled();
+      expect(met.gateway.sockets).toEqual([]);
+      works = true;
+      await again(met);
+      expect([met.socket.status.state, shown(met)]).toEqual(["open", ["token"]]);
+    });
+
+    it("opens nothing when it answers after the socket was closed", async () => {
+      const { promise, resolve } = Promise.withResolvers<string>();
+      const met = meet({}, undefined, () => promise);
+      met.socket.close();
+      resolve("token");
+      await settled();
+      expect([met.gateway.sockets, met.clock.waiting]).toEqual([[], 0]);
+    });
   });
 
   it.each([1001, 1006, 1011, 1012, 4408])("comes back soon after %i", (code) => {
