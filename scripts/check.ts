@@ -14,7 +14,8 @@ const STEPS: readonly (readonly [name: string, script: string, ...args: string[]
   ["types: console's tests", bin("typescript/bin/tsc"), "-p", "test/e2e"],
   ["types: scripts, tests, benchmark", bin("typescript/bin/tsc"), "-p", "tsconfig.tools.json"],
   ["nothing unused", bin("knip/bin/knip.js")],
-  ["the bundle deploys", join(ROOT, "scripts/build.ts"), "--force"],
+  ["the bundle is built", join(ROOT, "scripts/build.ts"), "--force"],
+  ["the bundle deploys, with all of its modules", join(ROOT, "scripts/dry-run.ts")],
   ["size of the bundle", join(ROOT, "scripts/size.ts")],
 ];
 

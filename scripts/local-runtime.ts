@@ -24,6 +24,7 @@ type WranglerConfig = {
   d1_databases?: { binding: string; migrations_dir?: string }[];
   kv_namespaces?: { binding: string }[];
   version_metadata?: { binding: string };
+  ratelimits?: { name: string; namespace_id: string; simple: { limit: number; period: 10 | 60 } }[];
   assets?: { directory: string; binding: string; html_handling?: string };
 };
 
@@ -33,7 +34,7 @@ const LOG_JOIN_MS = "250";
 export type LocalWorkerOptions = {
   /** Path of the wrangler.toml, relative to the repository. */
   config: string;
-  /** Folder with the built index.js, relative to the repository. */
+  /** Folder with the built index.js and its chunks, relative to the repository. */
   bundle: string;
   /** 0 picks a free port. */
   port?: number;
@@ -70,8 +71,7 @@ export async function startLocalWorker(options: LocalWorkerOptions): Promise<Loc
   const gateway = {
     name,
     unsafeDirectSockets: [{ host, port: options.port ?? 0 }],
-    modules: true,
-    scriptPath: join(bundle, "index.js"),
+    modules: modulesIn(bundle),
     modulesRoot: bundle,
     compatibilityDate: config.compatibility_date,
     compatibilityFlags: config.compatibility_flags ?? [],
@@ -90,6 +90,7 @@ export async function startLocalWorker(options: LocalWorkerOptions): Promise<Loc
     ),
     ...(files ? { serviceBindings: { [files.binding]: files.worker } } : {}),
     ...(config.version_metadata ? { versionMetadata: config.version_metadata.binding } : {}),
+    ratelimits: Object.fromEntries((config.ratelimits ?? []).map(({ name, ...limit }) => [name, limit])),
   };
   const workers =
     assets && files
@@ -119,6 +120,13 @@ export async function startLocalWorker(options: LocalWorkerOptions): Promise<Loc
   }
   const url = new URL(await miniflare.unsafeGetDirectURL());
   return { url: url.origin, port: Number(url.port), miniflare, stop: () => miniflare.dispose() };
+}
+
+/** All that lies there, as it is uploaded; the entry is the first. */
+export function modulesIn(bundle: string): { type: "ESModule"; path: string }[] {
+  const names = readdirSync(bundle, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".js"));
+  const chunks = names.filter((name) => name !== "index.js").sort();
+  return ["index.js", ...chunks].map((name) => ({ type: "ESModule", path: join(bundle, name) }));
 }
 
 /**

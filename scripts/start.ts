@@ -25,8 +25,11 @@ const PASSED_ON = [
   "LOG_JOIN_MS",
   "KEY_TAG_SECRET_PREVIOUS",
   "UPSTREAM_HOSTS",
+  "ISSUER_HOSTS",
   "MODEL_ALIASES",
   "ALLOWED_ORIGINS",
+  "TOKEN_ISSUER",
+  "TOKEN_ALG",
 ];
 const CLIENT_SCOPES = ["messages", "conversations", "templates:read", "batches", "files"];
 const HOUR_MS = 60 * 60 * 1_000;
@@ -147,7 +150,8 @@ function welcome(url: string, key: string, adminToken: string, upstream: string,
 Sluice is running.
 
   gateway      ${url}
-  console      ${url}/console/
+  console      ${url}/console/, for administrators ${url}/console/admin.html
+  description  ${url}/openapi.json (docs/api.md)
   upstream     ${upstream}
   state        ${stateDir ?? "in memory, gone when this stops"}
   key          ${key}

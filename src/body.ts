@@ -1,6 +1,8 @@
 /** Reading bodies with a limit: never more bytes than allowed, whatever `content-length` says or does not say. */
+import { joined } from "./pieces.ts";
 import { err, ok, type Result } from "./result.ts";
 import type { Failure } from "./wire/errors.ts";
+import { readJson } from "./wire/json-scan.ts";
 
 /** Read in pieces of this size; so much may arrive past a limit before it is noticed. */
 const PIECE_BYTES = 64 * 1024;
@@ -38,14 +40,7 @@ export async function readCapped(
     // Less than was asked for: the stream has ended.
     if (done || !value || value.length < PIECE_BYTES) break;
   }
-  if (pieces.length === 1 && pieces[0]) return pieces[0];
-  const whole = new Uint8Array(total);
-  let at = 0;
-  for (const piece of pieces) {
-    whole.set(piece, at);
-    at += piece.length;
-  }
-  return whole;
+  return joined(pieces);
 }
 
 /**
@@ -90,4 +85,19 @@ export async function readJsonBytes(
   } catch {
     return err({ kind: "invalid_request", message: "The request body ended before it was complete." });
   }
+}
+
+/** The same as a value. */
+export async function readJsonBody(
+  request: Request,
+  headers: ReadonlyMap<string, string>,
+  limitBytes: number,
+): Promise<Result<unknown, Failure>> {
+  const bytes = await readJsonBytes(request, headers, limitBytes);
+  return bytes.ok ? readJson(bytes.value) : bytes;
+}
+
+/** Whether there is a body, where one may be left out. */
+export function hasBody(request: Request, headers: ReadonlyMap<string, string>): boolean {
+  return request.body !== null && headers.get("content-length") !== "0";
 }

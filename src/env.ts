@@ -1,4 +1,6 @@
 /** Bindings are typed by `wrangler types`; this file reads the settings among them, once per isolate. */
+
+import { ALGORITHMS, type PublicAlgorithm } from "./identity/jwt/keys.ts";
 import type { Aliases } from "./identity/key-record.ts";
 import { readModelAliases } from "./openai/aliases.ts";
 import { readOrigins } from "./origins.ts";
@@ -10,6 +12,14 @@ import { type MasterKey, readMasterKeys } from "./upstream/sealing.ts";
 const MAX_REQUEST_BYTES = 32 * 1024 * 1024;
 /** Where stored upstreams may be, unless `UPSTREAM_HOSTS` says otherwise. */
 const UPSTREAM_HOSTS = "api.anthropic.com";
+/**
+ * Where foreign issuers' key sets may be, unless `ISSUER_HOSTS` says otherwise: GitHub Actions, Cloudflare Access, Google
+ * (whose issuer is accounts.google.com, and whose keys are here) and Microsoft Entra.
+ */
+const ISSUER_HOSTS =
+  "token.actions.githubusercontent.com, *.cloudflareaccess.com, www.googleapis.com, login.microsoftonline.com";
+/** Whom tokens of ours name as their maker, unless `TOKEN_ISSUER` says otherwise. Never what a caller calls us. */
+const TOKEN_ISSUER = "sluice";
 
 export type Timeouts = {
   /** Until an upstream that has not answered must have shown that it can be reached at all, ms. */
@@ -35,6 +45,8 @@ export type Settings = {
   readonly masterKeys: readonly MasterKey[];
   /** Which addresses stored upstreams may have. */
   readonly baseUrls: BaseUrlRules;
+  /** Which addresses foreign issuers' key sets may have. */
+  readonly keySetUrls: BaseUrlRules;
   readonly timeouts: Timeouts;
   /** How often upstreams are asked for one call, the first time included. */
   readonly maxAttempts: number;
@@ -49,6 +61,9 @@ export type Settings = {
   readonly logJoinMs: number;
   /** Audit rows older than this are deleted; null: they are kept for ever. */
   readonly auditRetentionDays: number | null;
+  /** Our name in tokens of ours, and what they are signed with. */
+  readonly tokenIssuer: string;
+  readonly tokenAlg: PublicAlgorithm;
   /** Whose pages may use conversations from a browser, beside the gateway's own. */
   readonly allowedOrigins: ReadonlySet<string>;
 };
@@ -71,6 +86,8 @@ export function readSettings(source: Source): Result<Settings, string> {
   if (!masterKeys.ok) return masterKeys;
   const hosts = readHosts(text("UPSTREAM_HOSTS") || UPSTREAM_HOSTS);
   if (!hosts.ok) return hosts;
+  const issuerHosts = readHosts(text("ISSUER_HOSTS") || ISSUER_HOSTS, "ISSUER_HOSTS");
+  if (!issuerHosts.ok) return issuerHosts;
   const allowLocal = text("ALLOW_LOCAL_UPSTREAMS") || "false";
   if (allowLocal !== "true" && allowLocal !== "false") return err("ALLOW_LOCAL_UPSTREAMS is neither true nor false.");
   const numbers = {
@@ -109,6 +126,10 @@ export function readSettings(source: Source): Result<Settings, string> {
   if (!modelAliases.ok) return modelAliases;
   const origins = readOrigins(text("ALLOWED_ORIGINS"));
   if (!origins.ok) return origins;
+  const tokenIssuer = text("TOKEN_ISSUER") || TOKEN_ISSUER;
+  if (!/^[\x21-\x7e]{1,200}$/.test(tokenIssuer)) return err("TOKEN_ISSUER is not 1 to 200 printable ASCII characters.");
+  const tokenAlg = ALGORITHMS.find((alg) => alg === (text("TOKEN_ALG") || "ES256"));
+  if (!tokenAlg) return err(`TOKEN_ALG is none of ${ALGORITHMS.join(", ")}.`);
   const previous = text("KEY_TAG_SECRET_PREVIOUS");
   return ok({
     upstreamUrl,
@@ -117,6 +138,7 @@ export function readSettings(source: Source): Result<Settings, string> {
     keyTagSecrets: previous === "" ? [text("KEY_TAG_SECRET")] : [text("KEY_TAG_SECRET"), previous],
     masterKeys: masterKeys.value,
     baseUrls: { hosts: hosts.value, allowLocal: allowLocal === "true" },
+    keySetUrls: { hosts: issuerHosts.value, allowLocal: allowLocal === "true" },
     timeouts: {
       connectMs: numbers.CONNECT_TIMEOUT_MS,
       firstByteMs: numbers.FIRST_BYTE_TIMEOUT_MS,
@@ -131,6 +153,8 @@ export function readSettings(source: Source): Result<Settings, string> {
     modelAliases: modelAliases.value,
     logJoinMs,
     auditRetentionDays: days === "" ? null : Number(days),
+    tokenIssuer,
+    tokenAlg,
     allowedOrigins: origins.value,
   });
 }

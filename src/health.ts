@@ -12,7 +12,7 @@ const CHECK_DEADLINE_MS = 2_000;
  * It names every table; a test keeps it so.
  */
 export const DATABASE_CHECK =
-  "SELECT 1 FROM api_keys, workspaces, audit, audit_parked, audit_retention, usage_hourly, price_lists, upstreams, batches, files, conversations LIMIT 0";
+  "SELECT 1 FROM api_keys, workspaces, audit, audit_parked, audit_retention, usage_hourly, price_lists, upstreams, batches, files, conversations, admin_sessions, changes, signing_keys, issuers, templates, template_versions LIMIT 0";
 
 type Checks = Readonly<Record<"d1" | "kv" | "durable_objects" | "upstream", "up" | "down">>;
 
@@ -61,7 +61,7 @@ function upstreamsNow(now: number): readonly object[] {
 }
 
 /** The release, for where the platform names no version. Changed together with package.json. */
-export const VERSION = "0.5.0";
+export const VERSION = "0.6.0";
 
 /** What runs here, by the platform's name for it or the release's. */
 export function versionOf(env: Env): string {

@@ -42,6 +42,7 @@ export function requestLine(call: LogCall, status: number, durationMs: number): 
     status,
     error_type: log.error_type,
     error_kind: log.error_kind,
+    token_refused: log.token_refused,
     key_id: log.key_id,
     actor: log.actor,
     duration_ms: durationMs,
