@@ -298,6 +298,9 @@ describe("X-06 whose it is", () => {
       call(key, "POST", "messages/batches", { body: JSON.stringify({ requests }) });
     const refused = await batch(request("hi", "a"), request("hi", "b", "claude-opus-5-5"));
     expect([refused.status, await refused.text()]).toMatchObject([403, expect.stringContaining("claude-opus-5-5")]);
+    const { custom_id, params } = request("hi", "c");
+    const through = await batch({ custom_id, params: { ...params, fallbacks: [{ model: "claude-fable-5" }] } });
+    expect([through.status, await through.text()]).toMatchObject([403, expect.stringContaining("claude-fable-5")]);
     const stranger = await makeKey(newWorkspace(), {}, own);
     const file = await make("files", stranger);
     upstream.received.length = 0;

@@ -10,13 +10,14 @@ let simulator: LocalWorker;
 let gateway: Gateway;
 let wire: Wire;
 let client: SluiceClient;
+let key: string;
 
 beforeAll(async () => {
   simulator = await startLocalWorker({ config: "simulator/wrangler.toml", bundle: "dist/simulator" });
   gateway = await startGateway(simulator.url, { bindings: { ANTHROPIC_API_KEY: "sk-ant-UPKEY-CANARY+pace=10" } });
   wire = new Wire();
   await wire.lay(gateway.port);
-  const { key } = await gateway.makeKey();
+  ({ key } = await gateway.makeKey());
   client = new SluiceClient({ baseUrl: `http://127.0.0.1:${wire.port}/`, apiKey: key });
 });
 afterAll(async () => {
@@ -87,5 +88,26 @@ describe("the client", () => {
     const socket = stranger.connect(id);
     await expect(socket.send("hello").done).rejects.toMatchObject({ type: "authentication_error", status: 4401 });
     await expect(stranger.listConversations()).rejects.toMatchObject({ type: "authentication_error", status: 401 });
+  });
+
+  it("gets a fresh token for each request and each line, and goes on when one has ended", async () => {
+    let traded = 0;
+    const apiKey = async (): Promise<string> => {
+      traded++;
+      const headers = { "x-api-key": key, "content-type": "application/json" };
+      const body = JSON.stringify({ scopes: ["conversations"], expires_in_seconds: 3 });
+      const response = await fetch(`${gateway.url}/v1/token`, { method: "POST", headers, body });
+      return ((await response.json()) as { token: string }).token;
+    };
+    const page = new SluiceClient({ baseUrl: gateway.url, apiKey });
+    const { id } = await page.createConversation({ model: MODEL });
+    const socket = page.connect(id);
+    await expect(socket.send("say: one").done).resolves.toMatchObject({ type: "turn.completed" });
+    expect(traded).toBe(2);
+    await new Promise((done) => setTimeout(done, 4_000));
+    await expect(socket.send("say: two").done).resolves.toMatchObject({ type: "turn.completed" });
+    expect(traded).toBe(3);
+    expect((await page.messages(id)).data).toHaveLength(4);
+    socket.close();
   });
 });

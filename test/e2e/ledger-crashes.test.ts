@@ -52,6 +52,15 @@ const bodyOf = (what: string, stream: boolean): string =>
 const ask = (gateway: Gateway, key: Key, what = "answer", stream = false): Promise<Response> =>
   fetch(`${gateway.url}/v1/messages`, { method: "POST", headers: withKey(key), body: bodyOf(what, stream) });
 
+/** The chain of the key's rows has neither gap nor double, and all of the rows are in it. */
+async function chainHolds(gateway: Gateway, key: Key): Promise<void> {
+  const verdict = await gateway.admin(`audit/verify?key=${key.id}&limit=5000`);
+  const { ok, broken, tail, verified } = (await verdict.json()) as Record<string, unknown>;
+  expect({ ok, broken, tail }).toEqual({ ok: true, broken: null, tail: "compared" });
+  const rows = await (await gateway.admin(`audit.ndjson?key=${key.id}`)).text();
+  expect(verified).toBe(rows.split("\n").length - 1);
+}
+
 /** Calls whose answer, or its beginning, has been made. */
 let made = 0;
 
@@ -72,6 +81,18 @@ beforeAll(() => {
 });
 
 const strict = (usd: number) => ({ budget: { usd, period: "total", mode: "strict" } });
+
+it("two hundred calls at once in two isolates are two hundred links", async () => {
+  const first = await start("crowd");
+  const second = await start("crowd-2", { name: "sluice-2", objectsIn: "sluice" });
+  const key = await first.makeKey();
+  const calls = Array.from({ length: 200 }, (_, i) => ask(i % 2 ? first : second, key));
+  for (const { status } of await Promise.all(calls)) expect(status).toBe(200);
+  await first.audit(key, 200);
+  await chainHolds(first, key);
+  const walk = await first.admin(`audit/verify?key=${key.id}`);
+  expect(await walk.json()).toMatchObject({ verified: 200, first_seq: 1, last_seq: 200 });
+});
 
 describe("kill -9", () => {
   it("at every moment of a call, in the ledger's runtime and in another: nothing is free, nothing counts twice (U-05, R-07)", async () => {
@@ -165,7 +186,9 @@ describe("kill -9", () => {
         expect(rows).toHaveLength(0);
         expect(usage.unreported).toBe(calls);
       }
+      await chainHolds(first, key);
     }
+    await chainHolds(first, spender);
   }, 120_000);
 });
 
@@ -233,6 +256,7 @@ describe("D1 away", () => {
       expect(ids).toEqual([...new Set(ids)].sort());
       expect(await gateway.usage(`key=${key.id}`)).toMatchObject({ unreported: 0, cost_micro_usd: count * COST });
       expect((await gateway.standing(key)).budget?.spent_micro_usd).toBe(count * COST);
+      await chainHolds(gateway, key);
     }
   }, 60_000);
 });
