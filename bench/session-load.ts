@@ -23,7 +23,7 @@ const SECTION = 0.618_033_988_749_895;
 export type Pace = { readonly events: number; readonly gapMs: number; readonly rampMs: number };
 /**
  * `events`: all that came. The delays, µs, are those of the events that were sent while all streams were under way: the
- * beginnings cost dozens of times what an event does, and would be measured in its place.
+ * beginnings cost hundreds of times what an event does, and would be measured in its place.
  */
 export type Delays = { readonly events: number; readonly p50: number; readonly p99: number };
 

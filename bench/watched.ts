@@ -2,9 +2,8 @@
  * The gateway's bundle with a window in it: each time the runtime makes the object of a conversation a line is written, and
  * a path aborts one, as a failing machine would. What is between is the bundle as it is deployed.
  */
-import { mkdirSync } from "node:fs";
+import { cpSync, rmSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
-import { buildSync } from "esbuild";
 import { ROOT } from "../scripts/local-runtime.ts";
 
 /** Begins the lines that a Worker writes for the benchmark. */
@@ -13,8 +12,8 @@ export const BEGUN_LINE = `${BENCH_LINE}"begun"`;
 /** Followed by a conversation's id. */
 export const ABORT_PATH = "/bench/abort/";
 
-const SOURCE = `import gateway, { Conversation as Original } from "./index.js";
-export * from "./index.js";
+const SOURCE = `import gateway, { Conversation as Original } from "./gateway/index.js";
+export * from "./gateway/index.js";
 const names = new Map();
 export class Conversation extends Original {
   constructor(ctx, env) {
@@ -42,13 +41,8 @@ export default {
 
 /** Writes it into a folder of the repository; returns the path for `startLocalWorker`. */
 export function writeWatched(folder: string): string {
-  mkdirSync(folder, { recursive: true });
-  buildSync({
-    stdin: { contents: SOURCE, resolveDir: join(ROOT, "dist/gateway"), loader: "js" },
-    bundle: true,
-    format: "esm",
-    external: ["cloudflare:*"],
-    outfile: join(folder, "index.js"),
-  });
+  rmSync(folder, { recursive: true, force: true });
+  cpSync(join(ROOT, "dist/gateway"), join(folder, "gateway"), { recursive: true });
+  writeFileSync(join(folder, "index.js"), SOURCE);
   return relative(ROOT, folder);
 }
