@@ -1,6 +1,6 @@
 /** `/admin/audit`: every authenticated call, newest first, as pages of JSON, or all of them as NDJSON or CSV. */
 import type { ChainKeeper } from "../audit/chain.ts";
-import type { AuditRecord } from "../audit/record.ts";
+import { type AuditRecord, DENIALS, OUTCOMES } from "../audit/record.ts";
 import { AUDIT_COLUMNS, readAudit, walkAudit } from "../audit/store.ts";
 import { verifyChain } from "../audit/verify.ts";
 import { type AppContext, fail, json } from "../context.ts";
@@ -26,21 +26,8 @@ const FILTERS = {
   workspace: matches(WORKSPACE, "a workspace id"),
   model: matches(/^[^\p{Cc}]{1,256}$/u, "a model id"),
   status: between(100, 599),
-  outcome: oneOf("complete", "client_gone", "upstream_cut", "error", "unreported"),
-  denial: oneOf(
-    "requests",
-    "input_tokens",
-    "output_tokens",
-    "concurrency",
-    "budget",
-    "workspace_requests",
-    "workspace_input_tokens",
-    "workspace_output_tokens",
-    "workspace_concurrency",
-    "workspace_budget",
-    "ledger",
-    "guardrails",
-  ),
+  outcome: oneOf(...OUTCOMES),
+  denial: oneOf(...DENIALS),
   route: matches(/^\/[a-z0-9/_:-]{1,100}$/, "a route, such as /v1/messages"),
   session: matches(/^[^\p{Cc}]{1,200}$/u, "a session id"),
   conversation: matches(CONVERSATION_ID, "a conversation id"),

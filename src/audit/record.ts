@@ -7,25 +7,28 @@
  * How a call ended. `unreported`: not one call but what an isolate had been lent and never accounted for, booked in
  * full when its loan ran out (negative where a late account of it arrived after all).
  */
-export type Outcome = "complete" | "client_gone" | "upstream_cut" | "error" | "unreported";
+export const OUTCOMES = ["complete", "client_gone", "upstream_cut", "error", "unreported"] as const;
+export type Outcome = (typeof OUTCOMES)[number];
 
 /**
  * What refused a call, or null. `workspace_…`: a limit that the workspace's keys share. `guardrails`: they refused the
  * request, or withheld the answer.
  */
-export type Denial =
-  | "requests"
-  | "input_tokens"
-  | "output_tokens"
-  | "concurrency"
-  | "budget"
-  | "workspace_requests"
-  | "workspace_input_tokens"
-  | "workspace_output_tokens"
-  | "workspace_concurrency"
-  | "workspace_budget"
-  | "ledger"
-  | "guardrails";
+export const DENIALS = [
+  "requests",
+  "input_tokens",
+  "output_tokens",
+  "concurrency",
+  "budget",
+  "workspace_requests",
+  "workspace_input_tokens",
+  "workspace_output_tokens",
+  "workspace_concurrency",
+  "workspace_budget",
+  "ledger",
+  "guardrails",
+] as const;
+export type Denial = (typeof DENIALS)[number];
 
 /** Times in milliseconds since the epoch, durations in ms, money in µUSD, everything else as named. */
 export type AuditRecord = {

@@ -1,3 +1,4 @@
+import { DENIALS, OUTCOMES } from "../../audit/record.ts";
 import { answer, type Operation, PAGE, type Parameter, type Tag } from "../operation.ts";
 import { between, flag, list, number, object, oneOf, orNull, pageOf, ref, text, time, whole } from "../schema.ts";
 
@@ -6,20 +7,8 @@ const spanned = {
   to: { schema: time, description: "Exclusive.", example: "2026-11-22T00:00:00Z" },
 };
 const key: Parameter = { schema: text, example: "key_01m7yvn10kkhtpy2favmpcatn2" };
-const denial = oneOf(
-  "requests",
-  "input_tokens",
-  "output_tokens",
-  "concurrency",
-  "budget",
-  "workspace_requests",
-  "workspace_input_tokens",
-  "workspace_output_tokens",
-  "workspace_concurrency",
-  "workspace_budget",
-  "ledger",
-);
-const outcome = oneOf("complete", "client_gone", "upstream_cut", "error", "unreported");
+const denial = oneOf(...DENIALS);
+const outcome = oneOf(...OUTCOMES);
 const filters: Readonly<Record<string, Parameter>> = {
   key,
   workspace: { schema: text, example: "ws_default" },
